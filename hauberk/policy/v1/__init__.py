@@ -1,0 +1,1 @@
+"""The canonical import path of hauberk/policy/v1/policy.proto."""
