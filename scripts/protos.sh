@@ -19,7 +19,7 @@ third_party() { (cd protos/third_party && find grpc -name '*.proto' | sort); }
 rewrite() { # folder, package prefix, top-level packages
   local tops=$3
   find "$1" \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \) -print0 |
-    xargs -0 sed -E -i "s/^(from|import) ($tops)\./\1 $2.\2./"
+    xargs -0 sed -E -i "s/^(from|import) ($tops)([. ])/\1 $2.\2\3/"
   find "$1" -type d -exec touch {}/__init__.py \;
 }
 

@@ -23,7 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from hauberk.protos.third_party.xds.annotations.v3 import status_pb2 as xds_dot_annotations_dot_v3_dot_status__pb2
-from validate import validate_pb2 as validate_dot_validate__pb2
+from hauberk.protos.third_party.validate import validate_pb2 as validate_dot_validate__pb2
 
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bxds/core/v3/authority.proto\x12\x0bxds.core.v3\x1a\x1fxds/annotations/v3/status.proto\x1a\x17validate/validate.proto\"\"\n\tAuthority\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xfa\x42\x04r\x02\x10\x01\x42V\n\x16\x63om.github.xds.core.v3B\x0e\x41uthorityProtoP\x01Z\"github.com/cncf/xds/go/xds/core/v3\xd2\xc6\xa4\xe1\x06\x02\x08\x01\x62\x06proto3')

@@ -1,7 +1,7 @@
 from google.protobuf import any_pb2 as _any_pb2
 from hauberk.protos.third_party.xds.annotations.v3 import status_pb2 as _status_pb2
 from hauberk.protos.third_party.xds.core.v3 import resource_locator_pb2 as _resource_locator_pb2
-from validate import validate_pb2 as _validate_pb2
+from hauberk.protos.third_party.validate import validate_pb2 as _validate_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping

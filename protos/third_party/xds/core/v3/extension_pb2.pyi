@@ -1,4 +1,4 @@
-from validate import validate_pb2 as _validate_pb2
+from hauberk.protos.third_party.validate import validate_pb2 as _validate_pb2
 from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

@@ -24,7 +24,7 @@ from hauberk.protos.third_party.udpa.annotations import migrate_pb2 as _migrate_
 from hauberk.protos.third_party.udpa.annotations import security_pb2 as _security_pb2
 from hauberk.protos.third_party.udpa.annotations import status_pb2 as _status_pb2
 from hauberk.protos.third_party.udpa.annotations import versioning_pb2 as _versioning_pb2
-from validate import validate_pb2 as _validate_pb2
+from hauberk.protos.third_party.validate import validate_pb2 as _validate_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor

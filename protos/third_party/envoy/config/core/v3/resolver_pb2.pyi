@@ -1,6 +1,6 @@
 from hauberk.protos.third_party.envoy.config.core.v3 import address_pb2 as _address_pb2
 from hauberk.protos.third_party.udpa.annotations import status_pb2 as _status_pb2
-from validate import validate_pb2 as _validate_pb2
+from hauberk.protos.third_party.validate import validate_pb2 as _validate_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

@@ -23,7 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from hauberk.protos.third_party.udpa.annotations import status_pb2 as udpa_dot_annotations_dot_status__pb2
-from validate import validate_pb2 as validate_dot_validate__pb2
+from hauberk.protos.third_party.validate import validate_pb2 as validate_dot_validate__pb2
 
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,envoy/type/http/v3/path_transformation.proto\x12\x12\x65nvoy.type.http.v3\x1a\x1dudpa/annotations/status.proto\x1a\x17validate/validate.proto\"\xee\x02\n\x12PathTransformation\x12\x44\n\noperations\x18\x01 \x03(\x0b\x32\x30.envoy.type.http.v3.PathTransformation.Operation\x1a\x91\x02\n\tOperation\x12h\n\x17normalize_path_rfc_3986\x18\x02 \x01(\x0b\x32\x45.envoy.type.http.v3.PathTransformation.Operation.NormalizePathRFC3986H\x00\x12V\n\rmerge_slashes\x18\x03 \x01(\x0b\x32=.envoy.type.http.v3.PathTransformation.Operation.MergeSlashesH\x00\x1a\x16\n\x14NormalizePathRFC3986\x1a\x0e\n\x0cMergeSlashesB\x1a\n\x13operation_specifier\x12\x03\xf8\x42\x01\x42\x87\x01\n io.envoyproxy.envoy.type.http.v3B\x17PathTransformationProtoP\x01Z@github.com/envoyproxy/go-control-plane/envoy/type/http/v3;httpv3\xba\x80\xc8\xd1\x06\x02\x10\x02\x62\x06proto3')

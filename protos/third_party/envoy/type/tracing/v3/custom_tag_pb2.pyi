@@ -1,7 +1,7 @@
 from hauberk.protos.third_party.envoy.type.metadata.v3 import metadata_pb2 as _metadata_pb2
 from hauberk.protos.third_party.udpa.annotations import status_pb2 as _status_pb2
 from hauberk.protos.third_party.udpa.annotations import versioning_pb2 as _versioning_pb2
-from validate import validate_pb2 as _validate_pb2
+from hauberk.protos.third_party.validate import validate_pb2 as _validate_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping

@@ -1,6 +1,6 @@
 from hauberk.protos.third_party.xds.core.v3 import extension_pb2 as _extension_pb2
 from hauberk.protos.third_party.xds.type.matcher.v3 import string_pb2 as _string_pb2
-from validate import validate_pb2 as _validate_pb2
+from hauberk.protos.third_party.validate import validate_pb2 as _validate_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

@@ -4,7 +4,7 @@ from hauberk.protos.third_party.envoy.type.v3 import percent_pb2 as _percent_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from hauberk.protos.third_party.udpa.annotations import status_pb2 as _status_pb2
 from hauberk.protos.third_party.udpa.annotations import versioning_pb2 as _versioning_pb2
-from validate import validate_pb2 as _validate_pb2
+from hauberk.protos.third_party.validate import validate_pb2 as _validate_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

@@ -7,7 +7,7 @@ from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from hauberk.protos.third_party.envoy.annotations import deprecation_pb2 as _deprecation_pb2
 from hauberk.protos.third_party.udpa.annotations import status_pb2 as _status_pb2
 from hauberk.protos.third_party.udpa.annotations import versioning_pb2 as _versioning_pb2
-from validate import validate_pb2 as _validate_pb2
+from hauberk.protos.third_party.validate import validate_pb2 as _validate_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
