@@ -29,7 +29,7 @@ up: $(READY) ## run the whole mesh on this machine until Ctrl-C (ARGS=--once: dr
 .PHONY: test
 test: $(READY) ## run every test (ARGS='-k rotation' chooses); installs grpcurl first where there is Go
 	@scripts/install-grpcurl.sh --optional
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/pytest $(ARGS)
 
 .PHONY: check
 check: $(READY) ## lint, formatting, types, layout, contracts and freshness of generated code; about a minute
@@ -61,10 +61,7 @@ lock: $(READY) ## compile requirements/*.txt from pyproject.toml (ARGS=--upgrade
 
 .PHONY: wheel
 wheel: $(READY) ## build the wheel into dist/
-	@rm -rf build/lib build/bdist.* dist
-	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >build.log 2>&1 || { cat build.log; exit 1; }
-	@rm -f build.log
-	@ls dist/*.whl
+	@scripts/wheel.sh dist
 
 .PHONY: clean
 clean: ## remove all that make and a running mesh have left here, .hauberk/ with its CA too
