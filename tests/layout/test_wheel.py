@@ -13,7 +13,8 @@ from tests.layout.tree import LINKED, ROOT, sources
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZipFile]:
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([ROOT / "scripts" / "wheel.sh", folder], check=True, capture_output=True)
+    built = subprocess.run([ROOT / "scripts" / "wheel.sh", folder], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
     with ZipFile(next(folder.glob("hauberk-*.whl"))) as opened:
         yield opened
 
@@ -38,7 +39,7 @@ def test_the_wheel_brings_its_types_contracts_and_command(wheel: ZipFile) -> Non
 
 
 def package_files() -> list[Path]:
-    """The files of the five folders that make the package, each once: a link is left out, its target is listed."""
+    """The files of the five folders that make the package; a link is left out, its target is listed."""
     folders = {"hauberk", *LINKED}
     return [path for path in sources() if path.parts[0] in folders and not (ROOT / path).is_symlink()]
 
