@@ -1,0 +1,96 @@
+"""grpc.health.v1 for each service of a server, and for "" (the server as a whole).
+
+Check and List answer, Watch follows. Built in on every server, for any workload of the trust domain.
+Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from hauberk.certs.watch import Watch
+
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
+
+    CheckContext = ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
+    ListContext = ServicerContext[health_pb2.HealthListRequest, health_pb2.HealthListResponse]
+
+OVERALL = ""
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """The serving status of each service. A withdrawn server serves nothing, whatever its services say."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, bool] = {OVERALL: True}
+        self._withdrawn = False
+        self._closed = False
+        self._statuses: Watch[Mapping[str, int]] = Watch({OVERALL: _SERVING})
+
+    def add(self, services: Iterable[str]) -> None:
+        """From now on these are known, and serving."""
+        self._said |= dict.fromkeys(services, True)
+        self._publish()
+
+    def set_serving(self, service: str, serving: bool) -> None:
+        """Report one service, or "" for the server as a whole. Raises KeyError if it was never added."""
+        if service not in self._said:
+            raise KeyError(service)
+        self._said[service] = serving
+        self._publish()
+
+    def withdraw(self, withdrawn: bool = True) -> None:
+        """Report everything as not serving, until `withdraw(False)`."""
+        self._withdrawn = withdrawn
+        self._publish()
+
+    def close(self) -> None:
+        """Withdraw, and end every Watch after it was told: a server could not drain with them open."""
+        self._closed = True
+        self.withdraw()
+
+    def serving(self, service: str = OVERALL) -> bool:
+        return self._statuses.value.get(service) == _SERVING
+
+    async def Check(  # noqa: N802 - the contract's name
+        self, request: health_pb2.HealthCheckRequest, context: "CheckContext"
+    ) -> health_pb2.HealthCheckResponse:
+        status = self._statuses.value.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no such service here: {request.service!r:.99}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def List(  # noqa: N802 - the contract's name
+        self, request: health_pb2.HealthListRequest, context: "ListContext"
+    ) -> health_pb2.HealthListResponse:
+        statuses = self._statuses.value.items()
+        return health_pb2.HealthListResponse(
+            statuses={name: health_pb2.HealthCheckResponse(status=status) for name, status in statuses}
+        )
+
+    async def Watch(  # noqa: N802 - the contract's name
+        self, request: health_pb2.HealthCheckRequest, context: "CheckContext"
+    ) -> None:
+        told = None
+        while True:
+            version, statuses = self._statuses.versioned
+            status = statuses.get(request.service, _UNKNOWN)
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            if self._closed:
+                return
+            await self._statuses.next(version)
+
+    def _publish(self) -> None:
+        up = not self._withdrawn
+        self._statuses.set(
+            {name: _SERVING if up and serving else _NOT_SERVING for name, serving in self._said.items()}
+        )

@@ -1,0 +1,67 @@
+"""What gRPC core is told about limits, keepalive and connection age, on every server and channel.
+
+Core takes the first of two options of one name, so defaults and a user's options are merged by name: neither
+`defaults + user` (the user's would be dead) nor `user + defaults` (a limit could be dropped unseen) does it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from hauberk.certs.rotation import Schedule
+
+Option = tuple[str, int | str]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# absolute_max_metadata_size equals max_metadata_size: in between, core refuses at random.
+# settings_timeout: metadata limits bind a client only once it acknowledged our settings (default: a minute).
+# min_ping_interval_without_data_ms lies under the keepalive of CHANNEL, or we would cut off our own clients.
+# Left alone: grpc.server.max_pending_requests. Callers are told of its overflow as CANCELLED: nobody retries.
+_SERVER: tuple[Option, ...] = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.max_receive_message_length", MIB),
+    ("grpc.max_send_message_length", 4 * MIB),
+    ("grpc.max_metadata_size", 8 * KIB),
+    ("grpc.absolute_max_metadata_size", 8 * KIB),
+    ("grpc.http2.settings_timeout", 5_000),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_allowed_incoming_connections", 1_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
+    ("grpc.http2.max_ping_strikes", 2),
+)
+
+CHANNEL: tuple[Option, ...] = (
+    ("grpc.max_receive_message_length", 4 * MIB),
+    ("grpc.keepalive_time_ms", 25_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 10_000),
+)
+"""Options of every channel."""
+
+
+def server_options(schedule: Schedule, user: Iterable[Option] = ()) -> list[Option]:
+    """The options of a server whose certificates live by `schedule`, with `user`'s in place of ours by name.
+
+    Nothing but age ends a connection whose certificate has died, so no `user` option may take the age away.
+    """
+    age = (
+        ("grpc.max_connection_age_ms", round(schedule.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(schedule.grace * 1000)),
+    )
+    chosen = dict(merged((*_SERVER, *age), tuple(user)))
+    for name, longest in age:
+        chosen[name] = min(int(chosen[name]), longest)
+    return list(chosen.items())
+
+
+def merged(defaults: Iterable[Option], user: Sequence[Option]) -> list[Option]:
+    """One option of each name: `user`'s where there is one, and of `user`'s own repetitions the last."""
+    return list((dict(defaults) | dict(user)).items())

@@ -1,0 +1,256 @@
+"""A server of the mesh: mutual TLS, one guard in front of every method, health, reflection, a graceful end.
+
+It stands in for grpc.aio.Server in generated code: `add_OrdersServicer_to_server(servicer, server)`.
+Handlers reach core through the guard alone and never as registered methods, which core prefers over it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2_grpc
+
+from hauberk import builtin, health, reflection
+from hauberk.certs.credentials import Credentials, anonymous_server_credentials, server_credentials
+from hauberk.certs.rotation import Schedule
+from hauberk.certs.watch import Watch
+from hauberk.errors import ListenFailed
+from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.errors import PolicyError
+from hauberk.interceptors.inbound import Guard
+from hauberk.interceptors.peer import PeerCheck, Trust
+from hauberk.interceptors.policy import Policy, policies_of
+from hauberk.options import Option, server_options
+
+_log = logging.getLogger(__name__)
+
+Handlers = Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+DRAIN_S = 10.0
+
+
+class Announcement(Protocol):
+    """A server's place in the mesh."""
+
+    async def withdraw(self) -> None:
+        """Report DRAINING, and return once callers have been told or can wait no longer."""
+
+    async def end(self) -> None:
+        """Leave the mesh."""
+
+
+Announce = Callable[[str, Sequence[str]], Awaitable[Announcement]]
+"""Called with host:port and the contracts once the server listens."""
+
+
+class MeshServer:
+    """Serves contracts to the mesh. Add servicers, then `serve`; or `start` and `stop`."""
+
+    def __init__(
+        self,
+        *,
+        credentials: Watch[Credentials],
+        trust: Watch[Trust],
+        schedule: Schedule,
+        listen: str,
+        service_name: str,
+        access_log: AccessLog | None = None,
+        announce: Announce | None = None,
+        anonymous: bool = False,
+        options: Iterable[Option] = (),
+        in_flight_per_peer: int = 100,
+        stopping: asyncio.Event | None = None,
+        drain_seconds: float = DRAIN_S,
+    ) -> None:
+        """`listen` is host:port, port 0 for any free; `service_name` our own SPIFFE ID, for the access log.
+
+        `anonymous` asks callers for no certificate, and accepts only methods whose policy says `anonymous`.
+        `stopping` is what `serve` waits for; `drain_seconds` bounds the end it then makes.
+        """
+        self._credentials = credentials
+        self._listen = listen
+        self._anonymous = anonymous
+        self._announce = announce
+        self._stopping = stopping or asyncio.Event()
+        self._drain_seconds = drain_seconds
+        self._options = server_options(schedule, options)
+        self._offered: dict[str, Handlers] = {}
+        self._health = health.Health()
+        self._guard = Guard(
+            peer_check=PeerCheck(trust),
+            trust_domain=credentials.value.svid.spiffe_id.trust_domain,
+            service_name=service_name,
+            access_log=access_log,
+            in_flight_per_peer=in_flight_per_peer,
+        )
+        self._server: grpc.aio.Server | None = None
+        self._address = ""
+        self._announcement: Announcement | None = None
+        self._ending = asyncio.Lock()
+        self._stopped = False
+        if not anonymous:
+            self._add_builtin()
+
+    @property
+    def address(self) -> str:
+        """host:port as it is listened on. Raises RuntimeError before `start`."""
+        if not self._address:
+            raise RuntimeError("the server has not started: it has no address yet")
+        return self._address
+
+    @property
+    def contracts(self) -> tuple[str, ...]:
+        """Full names of the services added, without health and reflection."""
+        return tuple(sorted(self._offered.keys() - builtin.POLICIES.keys()))
+
+    def add(self, service: str, handlers: Handlers, policies: Mapping[str, Policy]) -> None:
+        """Serve `service` with explicit policies, by method name.
+
+        Raises PolicyError if a method has no policy, or demands a certificate where none is asked for.
+        """
+        if self._server is not None:
+            raise RuntimeError(f"{service} was added after the server had started")
+        if service in self._offered:
+            if dict(self._offered[service]) == dict(handlers):
+                return  # generated code adds each service twice, as generic and as registered methods
+            raise PolicyError(f"{service} is added twice, by different servicers")
+        for method in handlers:
+            if method not in policies:
+                raise PolicyError(f"/{service}/{method} has no policy")
+            if self._anonymous and not policies[method].anonymous:
+                raise PolicyError(
+                    f"/{service}/{method} is not anonymous, but nobody shows a certificate here"
+                )
+        self._guard.add(service, handlers, policies)
+        self._offered[service] = handlers
+        self._health.add([service])
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """For generated code. The policies are those of the contract, found by the service's name.
+
+        Raises PolicyError for a method without one, a contract that is not loaded, or a handler that names no
+        service.
+        """
+        for generic in generic_rpc_handlers:
+            if not isinstance(generic, grpc.ServiceRpcHandler):
+                raise PolicyError(f"a generic handler names no service, so it has no policy: {generic!r:.99}")
+            contract = _contract(generic.service_name())
+            self.add(contract.full_name, _handlers(generic, contract), _policies(contract))
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Handlers) -> None:
+        """For generated code, as `add_generic_rpc_handlers`."""
+        self.add(service_name, method_handlers, _policies(_contract(service_name)))
+
+    def set_serving(self, service: str, serving: bool) -> None:
+        """What health reports of one service, or of the server as a whole ("")."""
+        self._health.set_serving(service, serving)
+
+    def refuse_all(self, refusing: bool = True) -> None:
+        """Answer every call UNAVAILABLE and report NOT_SERVING, until `refuse_all(False)`."""
+        self._guard.draining = refusing
+        self._health.withdraw(refusing)
+
+    async def start(self) -> None:
+        """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""
+        if self._server is not None:
+            return
+        self._server = grpc.aio.server(handlers=(self._guard,), options=self._options)
+        self._address = self._bind(self._server)
+        await self._server.start()
+        if self._announce is not None:
+            try:
+                self._announcement = await self._announce(self._address, self.contracts)
+            except BaseException:
+                await self.stop(0)
+                raise
+        _log.info("listening on %s", self._address)
+
+    async def serve(self) -> None:
+        """Start, wait until the process is told to stop, drain."""
+        await self.start()
+        try:
+            await self._stopping.wait()
+        finally:
+            await self.stop()
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Announce draining, take calls until callers know, finish those in flight, leave.
+
+        All within `grace` seconds, `drain_seconds` if None; what still runs then is ended with UNAVAILABLE.
+        A second call waits for the first.
+        """
+        async with self._ending:
+            if self._stopped:
+                return
+            self._stopped = True
+            ends_at = time.monotonic() + (self._drain_seconds if grace is None else grace)
+            self._health.close()
+            if self._server is None:
+                return
+            if self._announcement is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
+                        await self._announcement.withdraw()
+            await self._server.stop(max(0.0, ends_at - time.monotonic()))
+            if self._announcement is not None:
+                await self._announcement.end()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _bind(self, server: grpc.aio.Server) -> str:
+        secure = anonymous_server_credentials if self._anonymous else server_credentials
+        try:
+            port = server.add_secure_port(self._listen, secure(self._credentials))
+        except RuntimeError as error:
+            raise ListenFailed(
+                f"cannot listen on {self._listen}: taken by another process, or no address of this machine; "
+                "choose another (HAUBERK_LISTEN)"
+            ) from error
+        return f"{self._listen.rpartition(':')[0]}:{port}"
+
+    def _add_builtin(self) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)  # type: ignore[no-untyped-call]
+        informs = reflection.Reflection(lambda: self._offered).handlers()
+        for service in builtin.REFLECTION:
+            self.add(service, informs, builtin.POLICIES[service])
+
+
+def _policies(contract: ServiceDescriptor) -> Mapping[str, Policy]:
+    """What the contract demands; of a contract that others wrote and every server offers, what we demand."""
+    return builtin.POLICIES.get(contract.full_name) or policies_of(contract)
+
+
+def _contract(service: str) -> ServiceDescriptor:
+    try:
+        return descriptor_pool.Default().FindServiceByName(service)
+    except KeyError as error:
+        raise PolicyError(
+            f"{service} has no contract in this process, so it has no policies: import its _pb2 module"
+        ) from error
+
+
+class _Details(grpc.HandlerCallDetails):
+    """Which handler stands for a method is asked with these."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()
+
+
+def _handlers(generic: grpc.ServiceRpcHandler, contract: ServiceDescriptor) -> Handlers:
+    names = [method.name for method in contract.methods]
+    found = {name: generic.service(_Details(f"/{contract.full_name}/{name}")) for name in names}
+    return {name: handler for name, handler in found.items() if handler is not None}
