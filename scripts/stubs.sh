@@ -12,8 +12,8 @@ cd "$(dirname "$0")/.."
 
 protoc_gen_go=google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 protoc_gen_go_grpc=google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-protoc=4.36.2
-protoc_gen_grpc_java=1.85.0
+protoc=4.35.1
+protoc_gen_grpc_java=1.82.0
 ts_proto=ts-proto@2.18.0
 
 tools=$PWD/.tools
