@@ -5,7 +5,7 @@ Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from grpc.aio import ServicerContext
 
     CheckContext = ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
-    ListContext = ServicerContext[health_pb2.HealthListRequest, health_pb2.HealthListResponse]
+    # Any: the stubs of health_pb2 are older than List.
+    ListContext = ServicerContext[Any, Any]
 
 OVERALL = ""
 
@@ -68,10 +69,11 @@ class Health(health_pb2_grpc.HealthServicer):
         return health_pb2.HealthCheckResponse(status=status)
 
     async def List(  # noqa: N802 - the contract's name
-        self, request: health_pb2.HealthListRequest, context: "ListContext"
-    ) -> health_pb2.HealthListResponse:
+        self, request: Any, context: "ListContext"
+    ) -> Any:
         statuses = self._statuses.value.items()
-        return health_pb2.HealthListResponse(
+        listed: Any = health_pb2
+        return listed.HealthListResponse(
             statuses={name: health_pb2.HealthCheckResponse(status=status) for name, status in statuses}
         )
 

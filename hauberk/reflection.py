@@ -7,7 +7,7 @@ Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -45,7 +45,7 @@ class Reflection:
         """The method handlers, the same for either version."""
         return {
             METHOD: grpc.stream_stream_rpc_method_handler(
-                self.inform,  # type: ignore[arg-type]  # the stubs know only the threaded server's shape
+                self.inform,
                 request_deserializer=ServerReflectionRequest.FromString,
                 response_serializer=ServerReflectionResponse.SerializeToString,
             )
@@ -77,7 +77,7 @@ class Reflection:
             case "file_containing_extension":
                 wanted = request.file_containing_extension
                 extended = self._pool.FindMessageTypeByName(wanted.containing_type)
-                extension = self._pool.FindExtensionByNumber(extended, wanted.extension_number)
+                extension: Any = self._pool.FindExtensionByNumber(extended, wanted.extension_number)
                 response.file_descriptor_response.CopyFrom(self._files(extension.file.name))
             case "all_extension_numbers_of_type":
                 numbers = self._extension_numbers(request.all_extension_numbers_of_type)
@@ -96,7 +96,7 @@ class Reflection:
         served = self._served()
         if message.file.name not in served:
             raise KeyError(type_name)
-        extensions = self._pool.FindAllExtensions(message)
+        extensions: Iterable[Any] = self._pool.FindAllExtensions(message)
         numbers = sorted(extension.number for extension in extensions if extension.file.name in served)
         return ExtensionNumberResponse(base_type_name=message.full_name, extension_number=numbers)
 

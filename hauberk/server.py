@@ -25,7 +25,7 @@ from hauberk.errors import ListenFailed
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.inbound import Guard
-from hauberk.interceptors.peer import PeerCheck, Trust
+from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
 from hauberk.options import Option, server_options
 
@@ -68,11 +68,12 @@ class MeshServer:
         stopping: asyncio.Event | None = None,
         drain_seconds: float = DRAIN_S,
     ) -> None:
-        """`listen` is host:port, port 0 for any free; `service_name` our own SPIFFE ID, for the access log.
+        """`listen` is host:port, port 0 for any free; `service_name` is what our log lines call us.
 
         `anonymous` asks callers for no certificate, and accepts only methods whose policy says `anonymous`.
         `stopping` is what `serve` waits for; `drain_seconds` bounds the end it then makes.
         """
+        self._service_name = service_name
         self._credentials = credentials
         self._listen = listen
         self._anonymous = anonymous
@@ -83,9 +84,8 @@ class MeshServer:
         self._offered: dict[str, Handlers] = {}
         self._health = health.Health()
         self._guard = Guard(
-            peer_check=PeerCheck(trust),
+            trust,
             trust_domain=credentials.value.svid.spiffe_id.trust_domain,
-            service_name=service_name,
             access_log=access_log,
             in_flight_per_peer=in_flight_per_peer,
         )
@@ -169,7 +169,7 @@ class MeshServer:
             except BaseException:
                 await self.stop(0)
                 raise
-        _log.info("listening on %s", self._address)
+        _log.info("%s listens on %s", self._service_name, self._address)
 
     async def serve(self) -> None:
         """Start, wait until the process is told to stop, drain."""
@@ -222,7 +222,7 @@ class MeshServer:
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
     def _add_builtin(self) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)  # type: ignore[arg-type]
         informs = reflection.Reflection(lambda: self._offered).handlers()
         for service in builtin.REFLECTION:
             self.add(service, informs, builtin.POLICIES[service])
