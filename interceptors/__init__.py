@@ -1,0 +1,1 @@
+"""The data path: what is checked before a method runs, and what an outgoing call carries with it."""

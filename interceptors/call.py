@@ -1,0 +1,71 @@
+"""One RPC being served: who calls what, until when, in which trace."""
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+
+from hauberk.certs.identity import LeafIdentity
+from hauberk.interceptors.deadline import Deadline
+from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.tracing import TraceContext
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class Call:
+    """What arrived, and what the checks found out about it (`peer`, `deadline`).
+
+    `started` is monotonic seconds; `time_left_s` what the caller's deadline left at arrival, None without
+    one. `peer` is None only where the method is anonymous and no certificate was shown.
+    """
+
+    __slots__ = (
+        "address",
+        "auth_context",
+        "deadline",
+        "metadata",
+        "method",
+        "peer",
+        "policy",
+        "slot",
+        "started",
+        "time_left_s",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        policy: Policy,
+        metadata: Metadata,
+        trace: TraceContext,
+        started: float,
+        time_left_s: float | None,
+        auth_context: Mapping[str, Iterable[bytes]],
+        address: str,
+    ) -> None:
+        self.method = method
+        self.policy = policy
+        self.metadata = metadata
+        self.trace = trace
+        self.started = started
+        self.time_left_s = time_left_s
+        self.auth_context = auth_context
+        self.address = address
+        self.peer: LeafIdentity | None = None
+        self.deadline: Deadline | None = None
+        self.slot: str | None = None
+        """Whose place in flight the call takes; see in_flight.py."""
+
+
+_current: ContextVar[Call | None] = ContextVar("hauberk_call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call this code serves, also in tasks the method started; None outside of one."""
+    return _current.get()
+
+
+def enter_call(call: Call) -> None:
+    """Make `call` the current one for the rest of this task, which core starts for it alone."""
+    _current.set(call)

@@ -1,0 +1,188 @@
+"""One guarded method, as asyncio core calls it: checks first, then the message, then the method until its
+deadline.
+
+Every method is given to core as one that takes a stream of requests. Core's own edge for single requests
+waits for the message for ever, and so never answers a call that ends without one; and it parses the message
+before anybody looks who sent it.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from typing import Any
+
+import grpc
+
+from hauberk.interceptors.access_log import AccessLog, Record
+from hauberk.interceptors.call import Call, enter_call
+from hauberk.interceptors.deadline import MARGIN_S, Deadline
+from hauberk.interceptors.errors import (
+    DETAILS_KEY,
+    Draining,
+    MessageMissing,
+    Refused,
+    is_deadline_exceeded,
+    status_of,
+)
+from hauberk.interceptors.in_flight import InFlight
+from hauberk.interceptors.pipeline import Pipeline
+from hauberk.interceptors.servant import Context, Servant, has_failed
+from hauberk.interceptors.tracing import TraceContext
+
+_log = logging.getLogger(__name__)
+
+arrived: contextvars.ContextVar[grpc.HandlerCallDetails] = contextvars.ContextVar("hauberk_arrived")
+"""What core told of the call when it asked for the method: in the context, metadata would be parsed once
+more.
+"""
+
+
+class Door:
+    """What the methods of one server share."""
+
+    __slots__ = ("access_log", "draining", "first_message_s", "in_flight")
+
+    def __init__(self, in_flight: InFlight, access_log: AccessLog | None, first_message_s: float) -> None:
+        self.in_flight = in_flight
+        self.access_log = access_log
+        self.first_message_s = first_message_s
+        self.draining = False
+
+
+class Edge:
+    """One guarded method."""
+
+    __slots__ = ("_door", "_pipeline", "_servant")
+
+    def __init__(self, door: Door, pipeline: Pipeline, servant: Servant) -> None:
+        self._door = door
+        self._pipeline = pipeline
+        self._servant = servant
+
+    async def reply_once(self, requests: Any, context: Context) -> bytes:
+        """Serve a call with one reply, which core sends together with the status."""
+        return await self._serve(requests, context)
+
+    async def reply_many(self, requests: Any, context: Context) -> None:
+        """Serve a call whose replies go out through the context."""
+        await self._serve(requests, context)
+
+    async def _serve(self, requests: Any, context: Context) -> bytes:
+        call = _arrival(self._pipeline, context)
+        enter_call(call)
+        reason, cancelled = None, False
+        try:
+            return await self._run(call, requests, context)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+        except Exception as error:
+            if context.done():
+                return _already_ended(error, call)
+            refusal = _refusal(error, call)
+            reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
+            await _abort(refusal, call, context)
+            raise  # never reached: abort raises
+        finally:
+            self._door.in_flight.leave(call)
+            if self._door.access_log is not None:
+                status = _status(context, cancelled=cancelled)
+                self._door.access_log.write(Record.of(call, status=status, reason=reason))
+
+    async def _run(self, call: Call, requests: Any, context: Context) -> bytes:
+        """Admit the call and run the method until its deadline. Everything it raises ends the call."""
+        if self._door.draining:
+            raise Draining("this process is leaving")
+        self._pipeline.admit(call)
+        if call.deadline is None:
+            return await self._answer(call, requests, context)
+        limit = asyncio.timeout(call.deadline.left(time.monotonic()))
+        try:
+            async with limit:
+                reply = await self._answer(call, requests, context)
+        except Exception as error:
+            if limit.expired() and not context.done():
+                raise call.deadline.passed() from error
+            raise
+        if limit.expired() and not context.done():  # the method swallowed the cancellation
+            raise call.deadline.passed()
+        return reply
+
+    async def _answer(self, call: Call, requests: Any, context: Context) -> bytes:
+        if not self._pipeline.policy.request_streaming:
+            requests = await self._only_message(call, context)
+            if call.deadline is not None and call.deadline.left(time.monotonic()) <= 0:
+                raise call.deadline.passed()
+        return await self._servant.answer(requests, context)
+
+    async def _only_message(self, call: Call, context: Context) -> Any:
+        """The message of a call that brings one; its deadline, or else ours, is the longest we wait for
+        it.
+        """
+        if call.deadline is not None:
+            message = await context.read()
+        else:
+            limit = asyncio.timeout(self._door.first_message_s)
+            try:
+                async with limit:
+                    message = await context.read()
+            except TimeoutError:
+                raise Deadline(0.0, "first message").passed() from None
+        if message is grpc.aio.EOF:
+            raise MessageMissing(f"call ended without a message: {call.method}")
+        return message
+
+
+def _arrival(pipeline: Pipeline, context: Context) -> Call:
+    details = arrived.get()
+    metadata = tuple(details.invocation_metadata)
+    return Call(
+        method=details.method,
+        policy=pipeline.policy,
+        metadata=metadata,
+        trace=TraceContext.arriving(metadata),
+        started=time.monotonic(),
+        time_left_s=context.time_remaining(),
+        auth_context=context.auth_context(),
+        address=context.peer(),
+    )
+
+
+def _refusal(error: Exception, call: Call) -> Exception:
+    """What `error` means for the caller: a lone error in a group is the error itself, and when a call made on
+    this one's budget ran out of time, so has this one.
+    """
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    deadline = call.deadline
+    if deadline and is_deadline_exceeded(error) and deadline.left(time.monotonic()) <= 2 * MARGIN_S:
+        return deadline.passed()
+    return error
+
+
+async def _abort(refusal: Exception, call: Call, context: Context) -> None:
+    """End the call with the status of `refusal`; always raises."""
+    trailers = tuple(context.trailing_metadata())
+    if not isinstance(refusal, Refused):
+        _log.error("%s failed, trace %s", call.method, call.trace.trace_id, exc_info=refusal)
+        if has_failed(context):  # a status the method set goes out unchanged; the exception's text never does
+            await context.abort(context.code(), context.details(), trailers)
+    status = status_of(refusal, call.trace.trace_id)
+    others = tuple(pair for pair in trailers if pair[0] != DETAILS_KEY)
+    await context.abort(status.code, status.message, (*others, *status.trailers))
+
+
+def _already_ended(error: Exception, call: Call) -> bytes:
+    """The method ended the call itself, as abort() does. Core remembers and needs nothing more."""
+    if not isinstance(error, grpc.aio.AbortError):
+        _log.error("%s failed after its end, trace %s", call.method, call.trace.trace_id, exc_info=error)
+    return b""
+
+
+def _status(context: Context, *, cancelled: bool) -> str:
+    """The name of the status the call ended with."""
+    code = context.code()
+    if not has_failed(context):
+        return "CANCELLED" if cancelled else "OK"
+    return code.name if isinstance(code, grpc.StatusCode) else str(code)

@@ -1,0 +1,167 @@
+"""Why a call was refused, and the one table that turns an error into a gRPC status.
+
+    PolicyError             the contract's author is wrong: raised at start, never by a call
+    Refused                 the call is refused; a method may raise it too
+      Unidentified          UNAUTHENTICATED      we do not know who calls
+      Forbidden             PERMISSION_DENIED    we do, and no
+      DeadlinePassed        DEADLINE_EXCEEDED    too late; says whose bound it was
+      DeadlineRequired      FAILED_PRECONDITION  the contract wants a deadline, the call has none
+      MetadataRefused       INVALID_ARGUMENT     headers we will not pass on
+        MetadataTooLarge    RESOURCE_EXHAUSTED
+      MessageUnreadable     INVALID_ARGUMENT     bytes that are no message of the method's type
+      MessageMissing        UNIMPLEMENTED        a unary call that ended without a message
+      UnknownMethod         UNIMPLEMENTED
+      TooManyInFlight       RESOURCE_EXHAUSTED
+      Draining              UNAVAILABLE          this process is leaving
+      ChannelClosed         UNAVAILABLE          our own channel was closed under the call
+
+Source: google.rpc.Status, google.rpc.ErrorInfo (AIP-193); grpc/doc/statuscodes.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status as RpcStatus
+
+DOMAIN = "hauberk"
+"""The `domain` of every ErrorInfo of ours."""
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+_MAX_FACT = 256
+"""Characters of one fact in ErrorInfo: trailers have to fit into the caller's metadata limit."""
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class PolicyError(Exception):
+    """A contract that cannot be enforced: the server must not start with it."""
+
+
+class Refused(Exception):
+    """A call refused with a status, a machine-readable reason (UPPER_SNAKE) and facts about it.
+
+    Message, reason and facts reach the caller as they are.
+    """
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "REFUSED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        status: grpc.StatusCode | None = None,
+        metadata: Mapping[str, str] = _NOTHING,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status or type(self).status
+        self.reason = reason or type(self).reason
+        self.metadata = metadata
+        if self.status is grpc.StatusCode.OK:
+            raise ValueError("a refusal cannot have the status OK")
+
+
+class Unidentified(Refused):
+    status = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNIDENTIFIED"
+
+
+class Forbidden(Refused):
+    status = grpc.StatusCode.PERMISSION_DENIED
+    reason = "CALLER_NOT_ALLOWED"
+
+
+class DeadlinePassed(Refused):
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_PASSED"
+
+
+class DeadlineRequired(Refused):
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "DEADLINE_REQUIRED"
+
+
+class MetadataRefused(Refused):
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "METADATA_REFUSED"
+
+
+class MetadataTooLarge(MetadataRefused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "METADATA_TOO_LARGE"
+
+
+class MessageUnreadable(Refused):
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "MESSAGE_UNREADABLE"
+
+
+class MessageMissing(Refused):
+    status = grpc.StatusCode.UNIMPLEMENTED
+    reason = "MESSAGE_MISSING"
+
+
+class UnknownMethod(Refused):
+    status = grpc.StatusCode.UNIMPLEMENTED
+    reason = "UNKNOWN_METHOD"
+
+
+class TooManyInFlight(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_IN_FLIGHT"
+
+
+class Draining(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "DRAINING"
+
+
+class ChannelClosed(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "CHANNEL_CLOSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What goes on the wire: a code, a line of text, and a serialised google.rpc.Status."""
+
+    code: grpc.StatusCode
+    message: str
+    details: bytes
+
+    @property
+    def trailers(self) -> tuple[tuple[str, bytes], ...]:
+        """The details as trailing metadata."""
+        return ((DETAILS_KEY, self.details),)
+
+
+def status_of(error: BaseException, trace_id: str | None = None) -> Status:
+    """The status of any error. Only a Refused is told to the caller; the rest is INTERNAL and a trace id.
+
+    What really happened then stands in our log beside that id: an exception's text may hold anything.
+    """
+    facts = {} if trace_id is None else {"trace_id": trace_id}
+    if isinstance(error, Refused):
+        return _status(error.status, error.message, error.reason, {**error.metadata, **facts})
+    message = "internal error" if trace_id is None else f"internal error {trace_id}"
+    return _status(grpc.StatusCode.INTERNAL, message, "INTERNAL", facts)
+
+
+def is_deadline_exceeded(error: BaseException) -> bool:
+    """Whether `error` is what a stub raises when a call's time was up."""
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def _status(code: grpc.StatusCode, message: str, reason: str, facts: Mapping[str, str]) -> Status:
+    info = ErrorInfo(
+        reason=reason, domain=DOMAIN, metadata={key: value[:_MAX_FACT] for key, value in facts.items()}
+    )
+    details = RpcStatus(code=code.value[0], message=message)
+    details.details.add().Pack(info)
+    return Status(code, message, details.SerializeToString())

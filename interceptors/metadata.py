@@ -1,0 +1,43 @@
+"""The headers a call may bring.
+
+Core enforces its limits only on clients that acknowledged our SETTINGS, and delivers line breaks and NUL as
+they came. Sizes are counted as in RFC 9113 section 10.5.1: names and values, and 32 bytes for each. Values
+are printable ASCII (grpc/doc/PROTOCOL-HTTP2.md, "ASCII-Value"); those of "-bin" keys are bytes and may be
+anything.
+"""
+
+import re
+
+from hauberk.interceptors.call import Call
+from hauberk.interceptors.errors import MetadataRefused, MetadataTooLarge
+
+MAX_BYTES = 8192
+TO = "hauberk-to"
+"""Names the workload a call is for, where several serve one contract."""
+
+_ENTRY_BYTES = 32
+_OURS = "hauberk-"
+_KNOWN = frozenset({TO})
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_KEY = re.compile(r"[0-9a-z_.-]+")
+
+
+def check_metadata(call: Call) -> None:
+    """Raise MetadataTooLarge past 8 KiB, MetadataRefused on what a header must not hold or must not be."""
+    size = authorizations = 0
+    for key, value in call.metadata:
+        size += len(key) + len(value) + _ENTRY_BYTES
+        if not _KEY.fullmatch(key):
+            raise MetadataRefused(f"metadata key is not one: {key!r:.99}")
+        if not isinstance(value, bytes) and not _PRINTABLE.fullmatch(value):
+            raise MetadataRefused(
+                f"metadata value is not printable ascii: {key!r:.99}", metadata={"key": key}
+            )
+        if key == "authorization":
+            authorizations += 1
+        elif key.startswith(_OURS) and key not in _KNOWN:
+            raise MetadataRefused(f"metadata key is reserved and unknown: {key!r:.99}", metadata={"key": key})
+    if size > MAX_BYTES:
+        raise MetadataTooLarge(f"metadata of {size} bytes, {MAX_BYTES} are accepted")
+    if authorizations > 1:
+        raise MetadataRefused(f"{authorizations} authorization headers, one is accepted")

@@ -1,0 +1,84 @@
+"""One method's policy as the checks it needs, compiled once.
+
+A check is any function of a Call that raises Refused. It works on memory and never awaits, so that an asyncio
+and a threaded server can share it. The order, after the trace (which sees refusals too): peer, metadata, in
+flight, callers, deadline. Cheap and certain things first; nothing of the message is read before all have
+passed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from hauberk.interceptors.authorization import callers_check
+from hauberk.interceptors.call import Call
+from hauberk.interceptors.deadline import admit
+from hauberk.interceptors.errors import UnknownMethod
+from hauberk.interceptors.in_flight import InFlight
+from hauberk.interceptors.metadata import check_metadata
+from hauberk.interceptors.peer import PeerCheck
+from hauberk.interceptors.policy import Policy
+
+Check = Callable[[Call], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The checks one method's calls go through, in order."""
+
+    policy: Policy
+    checks: tuple[Check, ...]
+
+    @classmethod
+    def of(
+        cls,
+        policy: Policy,
+        *,
+        peer_check: PeerCheck,
+        in_flight: InFlight,
+        trust_domain: str,
+    ) -> Self:
+        """The pipeline of `policy`; `trust_domain` is the one bare paths in `callers` belong to."""
+        return cls(
+            policy,
+            (
+                _peer(peer_check, required=not policy.anonymous),
+                check_metadata,
+                in_flight.enter,
+                callers_check(policy, trust_domain),
+                _deadline(policy),
+            ),
+        )
+
+    @classmethod
+    def of_unknown(cls, *, peer_check: PeerCheck, in_flight: InFlight) -> Self:
+        """The pipeline of methods nobody serves: whoever has no name learns not even that."""
+        return cls(
+            Policy(method="", origin="built in"),
+            (_peer(peer_check, required=True), check_metadata, in_flight.enter, _unknown),
+        )
+
+    def admit(self, call: Call) -> None:
+        """Let `call` through, or raise Refused. It may hold a place in flight either way."""
+        for check in self.checks:
+            check(call)
+
+
+def _peer(peer_check: PeerCheck, *, required: bool) -> Check:
+    def check_peer(call: Call) -> None:
+        call.peer = peer_check.identify(call.auth_context, required=required)
+
+    return check_peer
+
+
+def _deadline(policy: Policy) -> Check:
+    rule = policy.deadline
+
+    def check_deadline(call: Call) -> None:
+        call.deadline = admit(call.time_left_s, rule, call.started)
+
+    return check_deadline
+
+
+def _unknown(call: Call) -> None:
+    raise UnknownMethod(f"no such method: {call.method!r:.99}")

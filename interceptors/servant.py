@@ -1,0 +1,144 @@
+"""A method as its author wrote it, made one thing to call: request and context in, reply bytes out.
+
+Coroutines and asynchronous generators are served. A plain function is refused when it is added: grpc.aio
+would run it in a thread, where no deadline reaches it.
+"""
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+
+from hauberk.interceptors.errors import MessageUnreadable, PolicyError, UnknownMethod
+from hauberk.interceptors.policy import Policy
+
+Context = grpc.aio.ServicerContext[Any, Any]
+RpcMethod = grpc.RpcMethodHandler[Any, Any]
+Answer = Callable[[Any, Context], Awaitable[bytes]]
+Reader = Callable[[bytes], Any]
+Writer = Callable[[Any], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Servant:
+    """What runs once a call is admitted."""
+
+    answer: Answer
+    """Runs the method. A reply, where there is one for a call, is returned; streamed ones go out
+    meanwhile.
+    """
+    read_message: Reader
+    write_message: Writer
+
+    @classmethod
+    def of(cls, path: str, method: RpcMethod, policy: Policy) -> Self:
+        """Raises PolicyError if the method is no coroutine and no generator, or not of the contract's
+        shape.
+        """
+        if (method.request_streaming, method.response_streaming) != (
+            policy.request_streaming,
+            policy.response_streaming,
+        ):
+            raise PolicyError(f"method is not of the shape its contract says: {path}")
+        behaviour = _behaviour(method)
+        write = method.response_serializer or bytes
+        return cls(
+            _answer(path, behaviour, policy, write),
+            _reader(method.request_deserializer, path),
+            write,
+        )
+
+    @classmethod
+    def nobody(cls) -> Self:
+        """Runs behind a pipeline that lets no call through."""
+        return cls(_left_out("method"), bytes, bytes)
+
+
+def has_failed(context: Context) -> bool:
+    """Whether the method has set a status other than OK."""
+    return context.code() not in (None, grpc.StatusCode.OK, 0)
+
+
+def _behaviour(method: RpcMethod) -> Callable[..., Any]:
+    behaviour: Callable[..., Any] | None
+    if method.request_streaming:
+        behaviour = method.stream_stream if method.response_streaming else method.stream_unary
+    else:
+        behaviour = method.unary_stream if method.response_streaming else method.unary_unary
+    assert behaviour is not None  # noqa: S101 - RpcMethodHandler's own promise
+    return behaviour
+
+
+def _answer(path: str, behaviour: Callable[..., Any], policy: Policy, write: Writer) -> Answer:
+    called: Callable[..., Any] = behaviour
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not inspect.isroutine(called):
+        called = type(called).__call__
+    if inspect.iscoroutinefunction(called):
+        return _writes(behaviour) if policy.response_streaming else _replies(behaviour, write)
+    if inspect.isasyncgenfunction(called):
+        if not policy.response_streaming:
+            raise PolicyError(f"method is a generator, but its contract says one reply: {path}")
+        return _generates(behaviour)
+    if str(getattr(called, "__module__", "")).endswith("_pb2_grpc"):
+        return _left_out(path)
+    named = getattr(called, "__qualname__", called)
+    raise PolicyError(f"method is a plain function, an asyncio server needs `async def`: {path} ({named})")
+
+
+def _replies(behaviour: Callable[..., Awaitable[Any]], write: Writer) -> Answer:
+    async def answer(request: Any, context: Context) -> bytes:
+        reply = await behaviour(request, context)
+        if context.done() or has_failed(context):
+            return b""
+        if reply is None:
+            raise TypeError("method returned None where its contract says a reply")
+        return write(reply)
+
+    return answer
+
+
+def _writes(behaviour: Callable[..., Awaitable[None]]) -> Answer:
+    async def answer(request: Any, context: Context) -> bytes:
+        await behaviour(request, context)
+        return b""
+
+    return answer
+
+
+def _generates(behaviour: Callable[..., AsyncIterator[Any]]) -> Answer:
+    async def answer(request: Any, context: Context) -> bytes:
+        # Left at a yield (the deadline passed in write), it would be closed when the collector comes by.
+        async with aclosing(behaviour(request, context)) as replies:  # type: ignore[type-var]
+            async for reply in replies:
+                await context.write(reply)
+        return b""
+
+    return answer
+
+
+def _left_out(path: str) -> Answer:
+    """A method its author left to the generated class, whose own body is a plain function that raises."""
+
+    async def answer(request: Any, context: Context) -> bytes:
+        raise UnknownMethod(f"method is not implemented: {path}", reason="METHOD_NOT_IMPLEMENTED")
+
+    return answer
+
+
+def _reader(deserialize: Reader | None, path: str) -> Reader:
+    if deserialize is None:
+        return bytes
+
+    def read_message(raw: bytes) -> Any:
+        try:
+            return deserialize(raw)
+        except Exception as error:
+            raise MessageUnreadable(f"message is not one of {path}") from error
+
+    return read_message
