@@ -1,0 +1,219 @@
+"""The aggregated discovery service: tells each connected process where it may call, and keeps telling it.
+
+State of the world, for gRPC clients. Who asks is the certificate of the call, never what the request says. A
+change wakes only the streams it can concern, and those a few at a time, so that registrations and health
+checks that share this event loop are answered in between.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from hauberk.certs.identity import SpiffeId
+from hauberk.certs.watch import Watch
+from hauberk.interceptors.call import current_call
+from hauberk.interceptors.errors import Refused, TooManyInFlight, Unidentified
+from hauberk.interceptors.policy import Policy, callers
+from hauberk.protos.hauberk.control.v1 import admin_pb2
+from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
+from hauberk.services.control.clients import Client
+from hauberk.services.control.snapshot import Snapshot
+from hauberk.services.control.xds.resource import ResourceType
+from hauberk.services.control.xds.view import Resources
+
+SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+METHOD = "StreamAggregatedResources"
+POLICIES: Mapping[str, Policy] = {
+    METHOD: Policy(
+        method=f"/{SERVICE}/{METHOD}",
+        request_streaming=True,
+        response_streaming=True,
+        callers=callers("*"),
+        origin="built in",
+    )
+}
+"""Any workload of the mesh may ask; what it is told depends on who it is."""
+
+STREAMS_PER_IDENTITY = 500
+"""Replicas of one workload share an identity; each has one stream, and for a moment two."""
+AT_ONCE = 50
+"""Streams woken before the event loop serves others: some 10 ms of writes."""
+
+Context = grpc.aio.ServicerContext[DiscoveryRequest, bytes]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Ads:
+    """Serves the latest of `snapshots` to every stream. `control_id` is what it calls itself.
+
+    Add it to a server with `SERVICE`, `handlers()` and `POLICIES`. All of it runs in one event loop.
+    """
+
+    def __init__(
+        self,
+        snapshots: Watch[Snapshot],
+        control_id: SpiffeId,
+        *,
+        streams_per_identity: int = STREAMS_PER_IDENTITY,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._snapshots = snapshots
+        self._control_id = control_id
+        self._streams_per_identity = streams_per_identity
+        self._now = now
+        self._resources = Resources(snapshots.value, control_id)
+        self._streams: dict[SpiffeId, list[_Stream]] = {}
+        self._by_endpoints: dict[str, set[_Stream]] = {}
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+        """By method name. Responses leave as the bytes they were kept as."""
+        return {
+            METHOD: grpc.stream_stream_rpc_method_handler(
+                self._serve, request_deserializer=DiscoveryRequest.FromString
+            )
+        }
+
+    def clients(self) -> list[admin_pb2.XdsClient]:
+        """Every connected client, by identity and then by the time it came."""
+        callers_ = sorted(self._streams, key=str)
+        return [stream.client.describe() for caller in callers_ for stream in self._streams[caller]]
+
+    def drop(self, spiffe_id: str) -> None:
+        """End every stream of this identity, which has been revoked. Where there is none, nothing happens."""
+        for caller in [caller for caller in self._streams if str(caller) == spiffe_id]:
+            for stream in list(self._streams[caller]):
+                stream.refuse(Unidentified(f"identity was revoked: {spiffe_id}", reason="REVOKED"))
+
+    async def _serve(self, requests: AsyncIterator[DiscoveryRequest], context: Context) -> None:
+        with self._admitted(_caller()) as stream:
+            async with asyncio.TaskGroup() as group:
+                stream.tasks = (
+                    group.create_task(self._read(stream, requests)),
+                    group.create_task(self._write(stream, context)),
+                )
+            if stream.refusal is not None:
+                raise stream.refusal
+
+    async def _read(self, stream: "_Stream", requests: AsyncIterator[DiscoveryRequest]) -> None:
+        try:
+            async for request in requests:
+                before = stream.client.names(ResourceType.ENDPOINTS)
+                stream.client.receive(request, self._now())
+                self._index(stream, before, stream.client.names(ResourceType.ENDPOINTS))
+                stream.woken.set()
+        except Refused as refusal:
+            stream.refuse(refusal)
+        stream.ended = True
+        stream.woken.set()
+
+    async def _write(self, stream: "_Stream", context: Context) -> None:
+        """Send what is due; a client that has sent its last request still gets its answers."""
+        while True:
+            body = stream.client.next_response(self._resources, str(self._control_id))
+            if body is not None:
+                await context.write(body)
+            elif stream.ended:
+                return
+            else:
+                await stream.woken.wait()
+                stream.woken.clear()
+
+    @contextmanager
+    def _admitted(self, caller: SpiffeId) -> Iterator["_Stream"]:
+        mine = self._streams.setdefault(caller, [])
+        if len(mine) >= self._streams_per_identity:
+            raise TooManyInFlight(
+                f"{len(mine)} xds streams of {caller}, at most {self._streams_per_identity}"
+            )
+        stream = _Stream(Client(caller, self._now()))
+        mine.append(stream)
+        self._follow()
+        try:
+            yield stream
+        finally:
+            mine.remove(stream)
+            self._index(stream, stream.client.names(ResourceType.ENDPOINTS), frozenset())
+            if not mine:
+                del self._streams[caller]
+            if not self._streams:
+                self._rest()
+
+    def _index(self, stream: "_Stream", before: frozenset[str], after: frozenset[str]) -> None:
+        for name in before - after:
+            self._by_endpoints[name].discard(stream)
+            if not self._by_endpoints[name]:
+                del self._by_endpoints[name]
+        for name in after - before:
+            self._by_endpoints.setdefault(name, set()).add(stream)
+
+    def _follow(self) -> None:
+        """Watch the snapshots while anybody listens."""
+        if self._unsubscribe is None:
+            loop = asyncio.get_running_loop()
+            self._unsubscribe = self._snapshots.subscribe(lambda _: _soon(loop, self._refresh))
+            self._refresh()
+
+    def _rest(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    def _refresh(self) -> None:
+        """Take over the latest snapshot, and wake the streams it can concern."""
+        before, snapshot = self._resources, self._snapshots.value
+        if snapshot is before.snapshot:
+            return
+        self._resources = Resources(snapshot, self._control_id, before)
+        if snapshot.contracts_version != before.snapshot.contracts_version:
+            concerned = [stream for streams in self._streams.values() for stream in streams]
+        else:
+            moved = self._resources.moved_since(before)
+            concerned = list(set().union(*(self._by_endpoints.get(name, ()) for name in moved)))
+        self._wake(concerned)
+
+    def _wake(self, streams: list["_Stream"]) -> None:
+        for stream in streams[:AT_ONCE]:
+            stream.woken.set()
+        if len(streams) > AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._wake, streams[AT_ONCE:])
+
+
+class _Stream:
+    """One connected client, and what its two tasks tell each other."""
+
+    __slots__ = ("client", "ended", "refusal", "tasks", "woken")
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.woken = asyncio.Event()
+        self.ended = False
+        self.refusal: Refused | None = None
+        self.tasks: tuple[asyncio.Task[None], ...] = ()
+
+    def refuse(self, refusal: Refused) -> None:
+        """End it now, even in the middle of a write to a client that does not read."""
+        self.refusal = self.refusal or refusal
+        for task in self.tasks:
+            task.cancel()
+
+
+def _caller() -> SpiffeId:
+    """Who the certificate of this call names."""
+    call = current_call()
+    if call is None or call.peer is None:
+        raise Unidentified("xds is for workloads with a certificate", reason="NO_CERTIFICATE")
+    return call.peer.spiffe_id
+
+
+def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Snapshots may be set in any thread, and after this loop has ended."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(callback)
