@@ -1,0 +1,240 @@
+"""Who is here: the replicas announced and the contracts they brought, held in memory, changed in one event loop.
+
+A replica is held by the lease of its stream. When that ends, the replica stays listed for a grace, so that its
+next stream takes over without a change for callers. Every change is published, and replaces `state` for whoever
+saves it.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from hauberk.certs.identity import SpiffeId
+from hauberk.certs.watch import Watch
+from hauberk.services.control.contracts import Announced
+from hauberk.services.control.errors import AddressTaken
+from hauberk.services.control.publish import Clock, Publisher, Timer
+from hauberk.services.control.snapshot import Contract, Replica, Status, Workload
+
+RESTORED_GRACE_S = 10.0
+"""How long replicas known from before a restart of ours may take to announce themselves again."""
+
+End = Literal["taken over", "revoked", "unbound", "stopping"]
+Key = tuple[SpiffeId, str]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """One stream's hold on one replica, until it ends it or we do."""
+
+    key: Key
+    on_end: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Called once when we end it; `end` then says why."""
+    end: End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything announced that a restart should find again."""
+
+    replicas: tuple[Replica, ...] = ()
+    contracts: tuple[tuple[SpiffeId, Announced], ...] = ()
+
+
+@dataclass(slots=True)
+class _Listing:
+    replica: Replica
+    lease: Lease | None = None
+    lapse: Timer | None = None
+
+
+class Roster:
+    """The replicas and contracts of the mesh. Not thread-safe, never awaits."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        *,
+        bindings: Mapping[str, SpiffeId],
+        revoked: frozenset[str],
+        restored: State,
+        grace_s: float,
+        clock: Clock,
+    ) -> None:
+        """`grace_s`: how long a replica outlives its stream. What is `restored` stays for RESTORED_GRACE_S."""
+        self._publisher = publisher
+        self._bindings = bindings
+        self._revoked = revoked
+        self._grace_s = grace_s
+        self._clock = clock
+        self._listed: dict[Key, _Listing] = {}
+        # Of each contract the versions alive, first seen first; the last is the one callers are routed by.
+        self._versions: dict[tuple[SpiffeId, str], dict[str, Announced]] = {}
+        self.state = Watch(restored)
+        for spiffe_id, announced in restored.contracts:
+            self._versions[spiffe_id, announced.contract.service] = {announced.contract.version: announced}
+        for each in restored.replicas:
+            self._listed[each.spiffe_id, each.replica] = _Listing(each)
+            self._lapse((each.spiffe_id, each.replica), RESTORED_GRACE_S)
+        self._drop_unbound()
+        self._publish()
+
+    @property
+    def bindings(self) -> Mapping[str, SpiffeId]:
+        """Who may serve each contract."""
+        return self._bindings
+
+    def replicas(self) -> list[Replica]:
+        """Every replica listed, in order."""
+        return [self._listed[key].replica for key in sorted(self._listed, key=_order)]
+
+    def contracts(self) -> list[tuple[SpiffeId, Announced]]:
+        """Every version of every contract that is alive, or that was last, in order."""
+        keys = sorted(self._versions, key=lambda key: (key[1], str(key[0])))
+        return [(key[0], announced) for key in keys for announced in self._versions[key].values()]
+
+    def workloads(self) -> list[Workload]:
+        """What callers may be told of: contracts bound to their announcers, with the replicas alive."""
+        contracts: dict[SpiffeId, list[Contract]] = defaultdict(list)
+        replicas: dict[SpiffeId, list[Replica]] = defaultdict(list)
+        for key in self._versions:
+            contracts[key[0]].append(self._current(key).contract)
+        for replica in self.replicas():
+            replicas[replica.spiffe_id].append(replica)
+        return [
+            Workload(spiffe_id=name, contracts=tuple(contracts[name]), replicas=tuple(replicas[name]))
+            for name in sorted({*contracts, *replicas}, key=str)
+        ]
+
+    def take(self, replica: Replica, contracts: tuple[Announced, ...]) -> Lease:
+        """List the replica, in place of what it announced before; an older stream of it is ended.
+
+        Raises AddressTaken if another living replica has its address.
+        """
+        key = replica.spiffe_id, replica.replica
+        self._free_address(key, replica.address)
+        before = self._listed.get(key)
+        lease = Lease(key)
+        self._listed[key] = _Listing(replica, lease)
+        for announced in contracts:
+            versions = self._versions.setdefault((replica.spiffe_id, announced.contract.service), {})
+            versions.setdefault(announced.contract.version, announced)
+        if before is not None:
+            self._release(before, "taken over")
+        self._publish()
+        return lease
+
+    def report(self, lease: Lease, status: Status) -> Replica | None:
+        """Note the serving status; the replica as it is now listed, or None if the lease is over."""
+        listing = self._listed.get(lease.key)
+        if listing is None or listing.lease is not lease:
+            return None
+        if listing.replica.status is not status:
+            listing.replica = replace(listing.replica, status=status)
+            self._publish()
+        return listing.replica
+
+    def leave(self, lease: Lease) -> None:
+        """The stream has ended: a draining replica goes at once, any other after the grace."""
+        listing = self._listed.get(lease.key)
+        if listing is None or listing.lease is not lease:
+            return
+        listing.lease = None
+        if listing.replica.status is Status.DRAINING:
+            self._drop(lease.key)
+            self._publish()
+        else:
+            self._lapse(lease.key, self._grace_s)
+
+    def revoke(self, spiffe_id: SpiffeId, bindings: Mapping[str, SpiffeId]) -> None:
+        """Forget the name: its replicas, its contracts, its streams. Published without delay."""
+        self._revoked |= {str(spiffe_id)}
+        self._bindings = bindings
+        for key in [key for key in self._listed if key[0] == spiffe_id]:
+            self._drop(key, "revoked")
+        self._drop_unbound()
+        self._publish()
+        self._publisher.flush()
+
+    def rebind(self, bindings: Mapping[str, SpiffeId]) -> None:
+        """Contracts have changed hands: who may no longer serve what it announced is dropped."""
+        self._bindings = bindings
+        self._drop_unbound()
+        self._publish()
+
+    def close(self) -> None:
+        """End every stream and stop the clocks; what is listed stays for the next start to find."""
+        for listing in self._listed.values():
+            self._release(listing, "stopping")
+
+    def _drop_unbound(self) -> None:
+        for spiffe_id, service in list(self._versions):
+            if self._bindings.get(service) != spiffe_id:
+                del self._versions[spiffe_id, service]
+        for key, listing in list(self._listed.items()):
+            if any(self._bindings.get(service) != key[0] for service in listing.replica.contracts):
+                self._drop(key, "unbound")
+
+    def _free_address(self, key: Key, address: str) -> None:
+        for other, listing in list(self._listed.items()):
+            if other == key or listing.replica.address != address:
+                continue
+            if listing.lease is not None:
+                raise AddressTaken(
+                    f"address {address} is that of {_named(other)}, which is alive",
+                    metadata={"address": address, "holder": _named(other)},
+                )
+            self._drop(other)
+
+    def _lapse(self, key: Key, after_s: float) -> None:
+        def lapsed() -> None:
+            _log.info("%s has not come back, dropped", _named(key))
+            self._drop(key)
+            self._publish()
+
+        self._listed[key].lapse = self._clock.call_later(after_s, lapsed)
+
+    def _drop(self, key: Key, why: End = "taken over") -> None:
+        self._release(self._listed.pop(key), why)
+
+    def _release(self, listing: _Listing, why: End) -> None:
+        if listing.lapse is not None:
+            listing.lapse.cancel()
+        listing.lapse = None
+        lease, listing.lease = listing.lease, None
+        if lease is not None:
+            lease.end = why
+            lease.on_end()
+
+    def _current(self, key: tuple[SpiffeId, str]) -> Announced:
+        return list(self._versions[key].values())[-1]
+
+    def _publish(self) -> None:
+        self._forget_versions()
+        current = tuple((key[0], self._current(key)) for key in self._versions)
+        self.state.set(State(tuple(self.replicas()), current))
+        self._publisher.update(self.workloads(), self._revoked)
+
+    def _forget_versions(self) -> None:
+        """Versions that no replica enforces any more go; the last of a contract stays, for its route."""
+        alive = {
+            (listing.replica.spiffe_id, service, version)
+            for listing in self._listed.values()
+            for service, version in listing.replica.policy_versions.items()
+        }
+        for key, versions in self._versions.items():
+            for version in list(versions):
+                if len(versions) > 1 and (*key, version) not in alive:
+                    del versions[version]
+
+
+def _order(key: Key) -> tuple[str, str]:
+    return str(key[0]), key[1]
+
+
+def _named(key: Key) -> str:
+    return f"{key[0]}#{key[1]}"
