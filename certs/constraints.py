@@ -16,7 +16,7 @@ CHECKED = (x509.DNSName, x509.UniformResourceIdentifier, x509.IPAddress)
 
 
 def check(constraints: x509.NameConstraints, names: Iterable[x509.GeneralName]) -> None:
-    """Raises ChainError unless each name is in a permitted subtree of its kind, if any, and in none excluded."""
+    """Raises ChainError unless each name is in a permitted subtree of its kind, if any, in none excluded."""
     permitted = _checked(constraints.permitted_subtrees)
     excluded = _checked(constraints.excluded_subtrees)
     for name in names:

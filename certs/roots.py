@@ -140,7 +140,7 @@ class RootFolder:
                 dns_names=tuple(map(parse_dns_name, content["dns_names"])),
                 signers=tuple(self._signer(root, passphrase) for root in content["roots"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, IdentityError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IdentityError) as error:
             raise AuthorityError(f"unreadable: {self._folder / LEDGER}: restore it from a backup") from error
         _check_states(ledger)
         return ledger
@@ -203,8 +203,8 @@ class RootFolder:
         signer = Signer(
             state=RootState(content["state"]),
             since=datetime.fromisoformat(content["since"]),
-            root=x509.load_pem_x509_certificate(files.read(folder / "root.pem")),
-            intermediate=x509.load_pem_x509_certificate(files.read(folder / "intermediate.pem")),
+            root=_certificate(folder / "root.pem"),
+            intermediate=_certificate(folder / "intermediate.pem"),
             key=keys.from_pem(files.read(folder / "intermediate.key.pem"), passphrase),
             folder=folder.name,
         )
@@ -215,6 +215,13 @@ class RootFolder:
         if signer.intermediate.public_key() != signer.key.public_key():
             raise AuthorityError(f"key is not the intermediate's: {folder}")
         return signer
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(files.read(path))
+    except ValueError as error:
+        raise AuthorityError(f"unreadable: {path}: restore it from a backup") from error
 
 
 def _check_states(ledger: Ledger) -> None:

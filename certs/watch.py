@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Generic, TypeVar
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Watch(Generic[T]):
                 with self._lock:
                     self._waiters.pop(future, None)
 
-    async def changes(self) -> AsyncIterator[T]:
+    async def changes(self) -> AsyncGenerator[T, None]:
         """The present value at once, then each later one; those a busy reader missed are skipped."""
         while True:
             version, value = self._state
