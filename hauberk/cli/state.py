@@ -1,0 +1,141 @@
+"""The folder .hauberk/ beside mesh.toml: where everything lies that a mesh on this machine writes.
+
+    ca/                      the authority and roots.pem, whom children pin
+    control/                 the control plane's database and addresses.json, while it runs
+    operators/local/         the operator's credentials: what every command speaks with
+    workloads/NAME-REPLICA/  credentials of each process
+    identities/NAME/         credentials that people use in a workload's name (`call --as`, grpcurl)
+    databases/NAME.db        what a workload keeps
+
+CA, databases and credentials outlive `hauberk up`; addresses do not.
+"""
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hauberk.certs.files import make_folder
+from hauberk.cli.errors import CommandFailed, NotRunning
+from hauberk.cli.mesh_file import OPERATOR, MeshFile, read
+
+FOLDER = ".hauberk"
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Where the control plane of a running mesh listens, as it wrote it itself."""
+
+    mesh: str
+    enrolment: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The state folder of one mesh.toml."""
+
+    mesh_file: Path
+    """Absolute."""
+
+    @classmethod
+    def beside(cls, mesh_file: Path) -> "State":
+        return cls(mesh_file.absolute())
+
+    @property
+    def folder(self) -> Path:
+        return self.mesh_file.parent / FOLDER
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca"
+
+    @property
+    def roots(self) -> Path:
+        return self.ca / "roots.pem"
+
+    @property
+    def addresses_file(self) -> Path:
+        return self.folder / "control" / "addresses.json"
+
+    @property
+    def operator(self) -> Path:
+        return self.folder / OPERATOR
+
+    def workload(self, name: str, replica: int) -> Path:
+        return self.folder / "workloads" / f"{_flat(name)}-{replica}"
+
+    def identity(self, name: str) -> Path:
+        return self.folder / "identities" / _flat(name)
+
+    def database_url(self, name: str) -> str:
+        return f"sqlite:///{self.folder / 'databases' / _flat(name)}.db"
+
+    def mesh(self) -> MeshFile:
+        """mesh.toml, read and checked. Raises MeshFileError."""
+        return read(self.mesh_file)
+
+    def make(self) -> None:
+        """The folders, private to us. Raises StoreError naming the remedy if one is not."""
+        for folder in (self.folder, *(self.folder / name for name in _SUBFOLDERS)):
+            make_folder(folder)
+
+    def addresses(self) -> Addresses | None:
+        """Where the control plane listens; None while none runs, or it has not said so yet."""
+        try:
+            found = msgspec.json.decode(self.addresses_file.read_bytes(), type=Addresses)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            raise CommandFailed(
+                f"{self.addresses_file}: cannot be read: {error}", "remove it and start `hauberk up` again"
+            ) from None
+        return found if is_alive(found.pid) else None
+
+    def running(self) -> Addresses:
+        """`addresses`, or NotRunning."""
+        found = self.addresses()
+        if found is None:
+            raise NotRunning(
+                f"no control plane runs for {self.mesh_file}", "start it: hauberk up (in another terminal)"
+            )
+        return found
+
+    def forget_addresses(self) -> None:
+        self.addresses_file.unlink(missing_ok=True)
+
+    def claim(self) -> int:
+        """The right to run this mesh, as a descriptor: ours until it is closed or this process ends.
+
+        The folder itself is locked, so that nothing is left behind. Raises CommandFailed if somebody has it.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise CommandFailed(
+                f"another `hauberk up` runs this mesh already: {self.mesh_file}",
+                "stop that one, or look at it: hauberk ps",
+            ) from None
+        return descriptor
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number lives, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+_SUBFOLDERS = ("control", "operators", "workloads", "identities", "databases")
+
+
+def _flat(name: str) -> str:
+    """A workload's name as one file name; no segment holds a dot, so no two names share one."""
+    return name.replace("/", ".")

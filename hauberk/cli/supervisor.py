@@ -1,0 +1,184 @@
+"""Keeps children running: restarts what dies, more and more slowly, gives up loudly, and stops all in
+order.
+"""
+
+import asyncio
+import random
+import signal
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hauberk.cli.process import Launch, Process
+
+LAST_LINES = 8
+"""Lines of a child that gave up which are shown again with the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How a child that keeps dying is treated: pure. Times in seconds."""
+
+    first_s: float = 0.5
+    longest_s: float = 15.0
+    quick_s: float = 10.0
+    """A run at least this long was no quick failure: what came before it is forgotten."""
+    failures: int = 5
+    """Quick failures in a row after which it is given up."""
+
+    def pause(self, failures: int, jitter: float) -> float | None:
+        """Before the next start, after that many quick failures; None: give up. `jitter` is 0 to 1."""
+        if failures >= self.failures:
+            return None
+        return float(min(self.first_s * 2 ** max(0, failures - 1), self.longest_s) * (0.5 + jitter / 2))
+
+
+class Condition(StrEnum):
+    """Where a child stands."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "restarting"
+    STOPPED = "stopped"
+    GIVEN_UP = "given up"
+
+
+class Child:
+    """One process to keep running. `launch` is asked before each start: tokens work once."""
+
+    def __init__(self, name: str, launch: Callable[[], Awaitable[Launch]]) -> None:
+        self.name = name
+        self.launch = launch
+        self.condition = Condition.STARTING
+        self.process: Process | None = None
+        self.deaths = 0
+        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.ended = asyncio.Event()
+        """Set while no process of it runs and none will be started."""
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process else None
+
+
+class Supervisor:
+    """Runs children in one process group.
+
+    `on_line(name, stream, line)` gets their output, `say(text)` what happens to them. `failed` is set, and
+    stays, once a child was given up; whoever runs the supervisor then stops it.
+    """
+
+    def __init__(
+        self,
+        group: int,
+        *,
+        on_line: Callable[[str, str, str], None],
+        say: Callable[[str], None],
+        patience: Patience | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._group = group
+        self._on_line = on_line
+        self._say = say
+        self._patience = patience or Patience()
+        self._jitter = jitter
+        self._stopping: set[str] = set()
+        self._wake = asyncio.Event()
+        self.failed = asyncio.Event()
+        self.children: dict[str, Child] = {}
+
+    async def keep(self, child: Child) -> None:
+        """Run `child`, again and again, until it is stopped or given up."""
+        self.children[child.name] = child
+        failures = 0
+        try:
+            while child.name not in self._stopping:
+                began = time.monotonic()
+                ending = await self._run(child)
+                if child.name in self._stopping:
+                    break
+                child.deaths += 1
+                failures = 1 if time.monotonic() - began >= self._patience.quick_s else failures + 1
+                pause = self._patience.pause(failures, self._jitter())
+                if pause is None:
+                    self._give_up(child, ending, failures)
+                    return
+                child.condition = Condition.WAITING
+                self._say(f"{child.name} {ending}; starting it again in {pause:.1f} s")
+                await self._sleep(pause)
+            child.condition = Condition.STOPPED
+        finally:
+            child.ended.set()
+
+    async def stop(self, names: Iterable[str], grace_s: float) -> None:
+        """Ask these children to stop, wait at most `grace_s` seconds for all, then end what is left."""
+        children = [self.children[name] for name in names if name in self.children]
+        self._stopping |= {child.name for child in children}
+        self._wake.set()
+        self._signal(children, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_s):
+                await _all_ended(children)
+        except TimeoutError:
+            late = [child for child in children if not child.ended.is_set()]
+            self._say(f"{', '.join(child.name for child in late)}: still running after {grace_s:g} s, killed")
+            self._signal(late, signal.SIGKILL)
+            await _all_ended(late)
+
+    def kill(self) -> None:
+        """End every child at once, and start none again."""
+        self._stopping |= set(self.children)
+        self._wake.set()
+        self._signal(self.children.values(), signal.SIGKILL)
+
+    async def _run(self, child: Child) -> str:
+        """One start of `child` to its end; how it ended."""
+        try:
+            launch = await child.launch()
+            if child.name in self._stopping:
+                return "stopped"
+            child.process = await Process.start(launch, self._group, lambda *line: self._line(child, *line))
+        except OSError as error:
+            return f"cannot be started: {error}"
+        except Exception as error:
+            return f"cannot be started: {type(error).__name__}: {error}"
+        child.condition = Condition.RUNNING
+        if child.name in self._stopping:
+            child.process.signal(signal.SIGTERM)
+        try:
+            code = await child.process.wait()
+        finally:
+            child.process = None
+        return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+
+    def _line(self, child: Child, stream: str, line: str) -> None:
+        child.last_lines.append(line)
+        self._on_line(child.name, stream, line)
+
+    def _give_up(self, child: Child, ending: str, failures: int) -> None:
+        child.condition = Condition.GIVEN_UP
+        self._say(f"{child.name} {ending}, {failures} times in a row: given up. Its last lines:")
+        for line in child.last_lines:
+            self._say(f"    {line}")
+        self.failed.set()
+
+    def _signal(self, children: Iterable[Child], number: signal.Signals) -> None:
+        for child in children:
+            if child.process:
+                child.process.signal(number)
+
+    async def _sleep(self, pause_s: float) -> None:
+        """Until the pause is over, or something is stopped."""
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+async def _all_ended(children: Iterable[Child]) -> None:
+    for child in children:
+        await child.ended.wait()
