@@ -1,0 +1,1 @@
+"""The catalog: what the shop sells, and how much of it is left."""

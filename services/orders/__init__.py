@@ -1,0 +1,1 @@
+"""The orders: goods reserved, money taken, the whole recorded."""

@@ -1,0 +1,1 @@
+"""The payments: money set aside, taken and given back."""

@@ -1,0 +1,94 @@
+"""shop.payments.v1.Payments: each payment once, however often it is asked for."""
+
+# ruff: noqa: N802 (the contract names the methods)
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from hauberk.protos.shop.payments.v1 import payments_pb2, payments_pb2_grpc
+from hauberk.services.payments import checked
+from hauberk.services.payments.account import declined
+from hauberk.services.payments.errors import PaymentUnknown
+from hauberk.services.payments.store import Payment, PaymentStore, State
+from hauberk.services.refusal import answering
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_STATES = {
+    State.AUTHORISED: payments_pb2.PAYMENT_STATE_AUTHORISED,
+    State.CAPTURED: payments_pb2.PAYMENT_STATE_CAPTURED,
+    State.REFUNDED: payments_pb2.PAYMENT_STATE_REFUNDED,
+    State.DECLINED: payments_pb2.PAYMENT_STATE_DECLINED,
+}
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Payments(payments_pb2_grpc.PaymentsServicer):
+    def __init__(self, store: PaymentStore, *, now: Callable[[], datetime] = _utc_now) -> None:
+        self._store = store
+        self._now = now
+
+    async def Authorise(
+        self, request: payments_pb2.AuthoriseRequest, context: Context
+    ) -> payments_pb2.Payment:
+        async with answering(context):
+            asked = checked.authorisation(request)
+            payment = await asyncio.to_thread(
+                self._store.authorise,
+                asked.payment_id,
+                asked.customer,
+                asked.amount,
+                decline=declined(asked.customer, asked.amount),
+                now=self._now(),
+            )
+            return _message(payment)
+
+    async def Capture(self, request: payments_pb2.CaptureRequest, context: Context) -> payments_pb2.Payment:
+        async with answering(context):
+            payment_id = checked.payment_id(request)
+            return _message(await asyncio.to_thread(self._store.capture, payment_id, now=self._now()))
+
+    async def Refund(self, request: payments_pb2.RefundRequest, context: Context) -> payments_pb2.Payment:
+        async with answering(context):
+            payment_id = checked.payment_id(request)
+            return _message(await asyncio.to_thread(self._store.refund, payment_id, now=self._now()))
+
+    async def GetPayment(
+        self, request: payments_pb2.GetPaymentRequest, context: Context
+    ) -> payments_pb2.Payment:
+        async with answering(context):
+            payment_id = checked.payment_id(request)
+            return _message(await asyncio.to_thread(self._store.payment, payment_id))
+
+    async def Reconcile(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[payments_pb2.ReconcileRequest], context: Context
+    ) -> None:
+        async with answering(context):
+            async for request in request_iterator:
+                await context.write(await self._compared(checked.belief(request)))
+
+    async def _compared(self, belief: payments_pb2.ReconcileRequest) -> payments_pb2.ReconcileResponse:
+        try:
+            ours = _message(await asyncio.to_thread(self._store.payment, belief.payment_id))
+        except PaymentUnknown:
+            return payments_pb2.ReconcileResponse(payment_id=belief.payment_id, agrees=False)
+        agrees = belief.state == ours.state and belief.amount == ours.amount
+        return payments_pb2.ReconcileResponse(payment_id=belief.payment_id, agrees=agrees, ours=ours)
+
+
+def _message(payment: Payment) -> payments_pb2.Payment:
+    message = payments_pb2.Payment(
+        payment_id=payment.payment_id,
+        customer=payment.customer,
+        amount=payment.amount.message(),
+        state=_STATES[payment.state],
+    )
+    message.updated_at.FromDatetime(payment.updated_at)
+    return message
