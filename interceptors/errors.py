@@ -153,6 +153,18 @@ def status_of(error: BaseException, trace_id: str | None = None) -> Status:
     return _status(grpc.StatusCode.INTERNAL, message, "INTERNAL", facts)
 
 
+def rpc_error(error: BaseException, trace_id: str | None = None) -> grpc.aio.AioRpcError:
+    """What a stub raises when its call is refused here, before it was sent or after its channel closed."""
+    status = status_of(error, trace_id)
+    return grpc.aio.AioRpcError(
+        status.code,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata(*status.trailers),
+        details=status.message,
+        debug_error_string="refused on the caller's side",
+    )
+
+
 def is_deadline_exceeded(error: BaseException) -> bool:
     """Whether `error` is what a stub raises when a call's time was up."""
     return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED

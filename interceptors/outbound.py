@@ -1,0 +1,197 @@
+"""Outgoing calls: what is left of the call being served goes with them, and its trace.
+
+A channel of our own around core's, not client interceptors: those cost a task for each call, and one that
+serves two shapes of call is used for the first only.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from hauberk.interceptors.call import current_call
+from hauberk.interceptors.deadline import budget
+from hauberk.interceptors.errors import Refused, rpc_error
+from hauberk.interceptors.metadata import TO
+from hauberk.interceptors.outgoing import Explain, StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from hauberk.interceptors.tracing import TRACEPARENT, TraceContext
+
+MetadataLike = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
+Serializer = Callable[[Any], bytes] | None
+Deserializer = Callable[[bytes], Any] | None
+
+
+def guarded(
+    channel: grpc.aio.Channel, *, explain: Explain | None = None, to: str | None = None
+) -> grpc.aio.Channel:
+    """`channel` for stubs: each call inherits deadline and trace of the call being served.
+
+    A call for which no time is left raises AioRpcError DEADLINE_EXCEEDED at once and is not sent. `explain`
+    turns an error into a hint, appended to its details; `to` names the workload every call is for. Closing
+    what is returned closes `channel`.
+    """
+    return GuardedChannel(channel, explain, to)
+
+
+class GuardedChannel(grpc.aio.Channel):
+    """Makes guarded calls over another channel; everything else is that channel's."""
+
+    def __init__(self, channel: grpc.aio.Channel, explain: Explain | None, to: str | None) -> None:
+        self._channel: Any = channel  # the stubs of grpc do not know _registered_method
+        self._explain = explain
+        self._to = to
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
+        inner = self._channel.unary_unary(
+            method, request_serializer, response_deserializer, _registered_method
+        )
+        return _UnaryUnary(inner, UnaryUnary, self._explain, self._to)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.aio.UnaryStreamMultiCallable[Any, Any]:
+        inner = self._channel.unary_stream(
+            method, request_serializer, response_deserializer, _registered_method
+        )
+        return _UnaryStream(inner, UnaryStream, self._explain, self._to)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.aio.StreamUnaryMultiCallable[Any, Any]:
+        inner = self._channel.stream_unary(
+            method, request_serializer, response_deserializer, _registered_method
+        )
+        return _StreamUnary(inner, StreamUnary, self._explain, self._to)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.aio.StreamStreamMultiCallable[Any, Any]:
+        inner = self._channel.stream_stream(
+            method, request_serializer, response_deserializer, _registered_method
+        )
+        return _StreamStream(inner, StreamStream, self._explain, self._to)
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._channel.get_state(try_to_connect)  # type: ignore[no-any-return]
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._channel.channel_ready()
+
+    async def __aenter__(self) -> Self:
+        await self._channel.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        return await self._channel.__aexit__(exc_type, exc_val, exc_tb)  # type: ignore[no-any-return]
+
+
+class _MultiCallable:
+    """What a stub calls: core's multicallable, whose call leaves with budget and trace."""
+
+    def __init__(
+        self, inner: Callable[..., Any], shape: Callable[..., Any], explain: Explain | None, to: str | None
+    ) -> None:
+        self._inner = inner
+        self._shape = shape
+        self._explain = explain
+        self._to = to
+
+    def _leave(
+        self, request: Any, timeout: float | None, metadata: MetadataLike | None, options: Mapping[str, Any]
+    ) -> Any:
+        """Raises AioRpcError DEADLINE_EXCEEDED, with nothing sent, if no time is left."""
+        call = current_call()
+        trace = TraceContext.new() if call is None else call.trace
+        try:
+            left = budget(timeout, None if call is None else call.deadline, time.monotonic())
+        except Refused as refused:
+            raise rpc_error(refused, trace.trace_id) from None
+        leaving = _leaving(metadata or (), trace, self._to)
+        return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
+
+
+class _OneRequest(_MultiCallable):
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: MetadataLike | None = None,
+        **options: Any,
+    ) -> Any:
+        return self._leave(request, timeout, metadata, options)
+
+
+class _ManyRequests(_MultiCallable):
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: MetadataLike | None = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        options = {"credentials": credentials, "wait_for_ready": wait_for_ready, "compression": compression}
+        return self._leave(request_iterator, timeout, metadata, options)
+
+
+class _UnaryUnary(_OneRequest, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
+    pass
+
+
+class _UnaryStream(_OneRequest, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
+    pass
+
+
+class _StreamUnary(_ManyRequests, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
+    pass
+
+
+class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any]):
+    pass
+
+
+def _leaving(
+    metadata: MetadataLike, trace: TraceContext, to: str | None
+) -> tuple[tuple[str, str | bytes], ...]:
+    """The caller's own metadata, and ours. A traceparent it set itself stays; a workload it named does
+    not.
+    """
+    leaving = [pair for pair in metadata if to is None or pair[0] != TO]
+    if all(key != TRACEPARENT for key, _ in leaving):
+        leaving.append((TRACEPARENT, trace.header()))
+    if to is not None:
+        leaving.append((TO, to))
+    return tuple(leaving)

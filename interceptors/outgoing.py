@@ -1,0 +1,152 @@
+"""One outgoing call as its caller holds it: core's call, whose errors say more.
+
+Two things are added. A hint is appended to the details of a failed call, where there is one to give. And a
+call that ends because our own channel was closed under it raises UNAVAILABLE: core raises CancelledError,
+which looks to the caller as if its own task were being cancelled.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any, NoReturn
+
+import grpc
+from grpc.aio import AioRpcError
+
+from hauberk.interceptors.errors import ChannelClosed, rpc_error
+
+Explain = Callable[[AioRpcError], str | None]
+"""What a failed call's error means here, if one can tell."""
+
+
+class Outgoing(grpc.aio.Call):
+    """What calls of all four shapes have in common. Everything not said here is core's own."""
+
+    def __init__(self, call: Any, explain: Explain | None) -> None:
+        self._call = call
+        self._explain = explain
+        self._cancelled = False
+
+    def cancelled(self) -> bool:
+        return bool(self._call.cancelled())
+
+    def done(self) -> bool:
+        return bool(self._call.done())
+
+    def cancel(self) -> bool:
+        self._cancelled = True
+        return bool(self._call.cancel())
+
+    def time_remaining(self) -> float | None:
+        return self._call.time_remaining()  # type: ignore[no-any-return]
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._call.add_done_callback(lambda _: callback(self))
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        return await self._call.initial_metadata()  # type: ignore[no-any-return]
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        return await self._call.trailing_metadata()  # type: ignore[no-any-return]
+
+    async def code(self) -> grpc.StatusCode:
+        return await self._call.code()  # type: ignore[no-any-return]
+
+    async def details(self) -> str:
+        return await self._call.details()  # type: ignore[no-any-return]
+
+    async def debug_error_string(self) -> str:
+        return await self._call.debug_error_string()  # type: ignore[no-any-return]
+
+    async def wait_for_connection(self) -> None:
+        try:
+            await self._call.wait_for_connection()
+        except (AioRpcError, asyncio.CancelledError) as error:
+            self._failed(error)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._call!r}>"
+
+    def _failed(self, error: AioRpcError | asyncio.CancelledError) -> NoReturn:
+        """Raise what the caller should see for `error`."""
+        if isinstance(error, AioRpcError):
+            raise _explained(error, self._explain)
+        task = asyncio.current_task()
+        if self._cancelled or (task is not None and task.cancelling()):
+            raise error
+        raise rpc_error(ChannelClosed("channel was closed while the call was in flight")) from error
+
+
+class _OneReply(Outgoing):
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self._call.__await__())
+        except (AioRpcError, asyncio.CancelledError) as error:
+            self._failed(error)
+
+
+class _ManyReplies(Outgoing):
+    def __init__(self, call: Any, explain: Explain | None) -> None:
+        super().__init__(call, explain)
+        self._replies: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        if self._replies is None:
+            self._replies = aiter(self._call)
+        return self
+
+    async def __anext__(self) -> Any:
+        assert self._replies is not None  # noqa: S101 - async for asks for the iterator first
+        try:
+            return await anext(self._replies)
+        except (AioRpcError, asyncio.CancelledError) as error:
+            self._failed(error)
+
+    async def read(self) -> Any:
+        try:
+            return await self._call.read()
+        except (AioRpcError, asyncio.CancelledError) as error:
+            self._failed(error)
+
+
+class _ManyRequests(Outgoing):
+    async def write(self, request: Any) -> None:
+        try:
+            await self._call.write(request)
+        except (AioRpcError, asyncio.CancelledError) as error:
+            self._failed(error)
+
+    async def done_writing(self) -> None:
+        try:
+            await self._call.done_writing()
+        except (AioRpcError, asyncio.CancelledError) as error:
+            self._failed(error)
+
+
+class UnaryUnary(_OneReply, grpc.aio.UnaryUnaryCall[Any, Any]):
+    """A call with one request and one reply: await it."""
+
+
+class UnaryStream(_ManyReplies, grpc.aio.UnaryStreamCall[Any, Any]):
+    """A call with one request and many replies: iterate over it, or read()."""
+
+
+class StreamUnary(_OneReply, _ManyRequests, grpc.aio.StreamUnaryCall[Any, Any]):
+    """A call with many requests and one reply."""
+
+
+class StreamStream(_ManyReplies, _ManyRequests, grpc.aio.StreamStreamCall[Any, Any]):
+    """A call with many requests and many replies."""
+
+
+def _explained(error: AioRpcError, explain: Explain | None) -> AioRpcError:
+    hint = None if explain is None else explain(error)
+    if not hint:
+        return error
+    explained = AioRpcError(
+        error.code(),
+        error.initial_metadata(),
+        error.trailing_metadata(),
+        details=f"{error.details()} ({hint})",
+        debug_error_string=error.debug_error_string(),
+    )
+    return explained.with_traceback(error.__traceback__)
