@@ -1,8 +1,8 @@
 """hauberk: a gRPC mesh without sidecars, joined by one call.
 
-The names below are the whole public face. They are fetched on first use (PEP 562), so `import hauberk` imports
-neither grpc nor anything else that reads the environment: a process can still set grpc's variables, and fork,
-after it.
+The names below are the whole public face. They are fetched on first use (PEP 562), so `import hauberk`
+imports neither grpc nor anything else that reads the environment: a process can still set grpc's variables,
+and fork, after it.
 """
 
 from importlib import import_module

@@ -1,7 +1,8 @@
 """What a process is told before it joins: from the environment, one TOML file, or the program itself.
 
-HAUBERK_<FIELD> wins over the same key, in lower case, at the top level of the TOML file named by HAUBERK_CONFIG,
-and both over the defaults. A name nobody knows is an error: most likely it is misspelt, and would do nothing.
+HAUBERK_<FIELD> wins over the same key, in lower case, at the top level of the TOML file named by
+HAUBERK_CONFIG, and both over the defaults. A name nobody knows is an error: most likely it is misspelt, and
+would do nothing.
 """
 
 import math

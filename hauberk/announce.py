@@ -1,0 +1,184 @@
+"""A server's place in the mesh: the stream that tells the control plane where we are and what we serve.
+
+The stream is the lease. It ends with its connection, and that by age: the next one is opened as soon as the
+connection is left, while the old stream still runs, so that callers notice nothing. A stream that is lost is
+opened again, at first at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import platform
+import random
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from hauberk.certs.watch import Watch
+from hauberk.direct import DirectChannel
+from hauberk.errors import AnnounceRefused
+from hauberk.protos.hauberk.control.v1 import registry_pb2, registry_pb2_grpc
+from hauberk.racing import first_of
+from hauberk.reflection import files_of, with_imports
+
+_log = logging.getLogger(__name__)
+
+UNSPECIFIED = registry_pb2.SERVING_STATUS_UNSPECIFIED
+SERVING = registry_pb2.SERVING_STATUS_SERVING
+DRAINING = registry_pb2.SERVING_STATUS_DRAINING
+
+PATIENCE_S = 5.0
+"""How long a start waits to be announced; after that it goes on in the background."""
+TELL_S = 1.0
+"""How long a server that drains goes on taking calls while callers are told."""
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+REFUSED_PAUSE_S = 30.0
+_REFUSALS = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT})
+
+
+def offer(address: str, contracts: Sequence[str], replica: str) -> registry_pb2.Offer:
+    """What is announced: the contracts with all they import, as this process has them loaded."""
+    described = FileDescriptorSet()
+    for file in with_imports(files_of(contracts)):
+        file.CopyToProto(described.file.add())
+    return registry_pb2.Offer(
+        replica=replica,
+        address=address,
+        contracts=contracts,
+        descriptors=described.SerializeToString(),
+        agent=f"hauberk {metadata.version('hauberk')} python {platform.python_version()}",
+    )
+
+
+class _Stream:
+    """One Announce call."""
+
+    def __init__(self, call: Any, in_force: Watch[int]) -> None:
+        self._call = call
+        self._in_force = in_force
+        self._writing = asyncio.Lock()
+        self.answered = asyncio.Event()
+        self.over = asyncio.Event()
+        self.error: grpc.aio.AioRpcError | None = None
+
+    async def hold(self, offer: registry_pb2.Offer, status: int) -> None:
+        """Announce, then hear what is in force, until the stream ends. Raises nothing of the call's."""
+        try:
+            await self._write(registry_pb2.AnnounceRequest(offer=offer, status=status))
+            async for answer in self._call:
+                self._in_force.set(answer.status)
+                self.answered.set()
+        except grpc.aio.AioRpcError as error:
+            self.error = error
+        finally:
+            self._call.cancel()
+            self.over.set()
+
+    async def report(self, status: int) -> None:
+        """Say that `status` has changed; a stream that is lost meanwhile says nothing, the next one will."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._write(registry_pb2.AnnounceRequest(status=status))
+
+    async def settled(self) -> None:
+        """Wait for the first answer, or the end."""
+        await first_of(self.answered.wait(), self.over.wait())
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    async def _write(self, request: registry_pb2.AnnounceRequest) -> None:
+        async with self._writing:
+            await self._call.write(request)
+
+
+class RegistryAnnouncement:
+    """One announced server. `run` keeps its stream open and must be running."""
+
+    def __init__(
+        self, control: DirectChannel, registry: grpc.aio.Channel, offered: registry_pb2.Offer
+    ) -> None:
+        """`registry` is `control` as calls are made over it; `control` tells when its connection is left."""
+        self._control = control
+        self._stub: Any = registry_pb2_grpc.RegistryStub(registry)
+        self._offer = offered
+        self._wanted: int = SERVING
+        self._in_force: Watch[int] = Watch(UNSPECIFIED)
+        self._stream: _Stream | None = None
+        self._established = asyncio.Event()
+        self._refused: AnnounceRefused | None = None
+        self._ended = asyncio.Event()
+
+    async def established(self) -> None:
+        """Wait until callers are sent here, for a few seconds at most; AnnounceRefused if they will not be."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                await self._established.wait()
+        if self._refused is not None:
+            raise self._refused
+        if not self._established.is_set():
+            _log.warning("%s does not answer: nobody new is sent here yet, trying on", self._control.target)
+
+    async def withdraw(self) -> None:
+        """Report DRAINING, and wait until callers have been told, for a second at most."""
+        self._wanted = DRAINING
+        if self._stream is None or self._stream.over.is_set():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TELL_S):
+                await self._stream.report(DRAINING)
+                async for status in self._in_force.changes():
+                    if status == DRAINING:
+                        return
+
+    async def end(self) -> None:
+        """End the stream, and `run`."""
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Keep a stream open until `end`."""
+        failed = 0
+        async with asyncio.TaskGroup() as holding:
+            try:
+                while not self._ended.is_set():
+                    old, stream = self._stream, _Stream(self._stub.Announce(), self._in_force)
+                    self._stream = stream
+                    holding.create_task(stream.hold(self._offer, self._wanted))
+                    await first_of(stream.settled(), self._ended.wait())
+                    if old is not None:
+                        old.cancel()
+                    if stream.answered.is_set():
+                        failed = 0
+                        self._establish()
+                        await first_of(stream.over.wait(), self._control.moved(), self._ended.wait())
+                    else:
+                        failed += 1
+                        await first_of(asyncio.sleep(self._pause(stream, failed)), self._ended.wait())
+            finally:
+                if self._stream is not None:
+                    self._stream.cancel()
+
+    def _establish(self) -> None:
+        if not self._established.is_set() or self._refused is not None:
+            _log.info("announced at %s as %s", self._control.target, self._offer.address)
+        self._refused = None
+        self._established.set()
+
+    def _pause(self, stream: _Stream, failed: int) -> float:
+        """What to make of a stream that ended without an answer: seconds until the next."""
+        error = stream.error
+        if error is not None and error.code() in _REFUSALS:
+            self._refused = AnnounceRefused(
+                f"announcing {', '.join(self._offer.contracts)} was refused: {error.details()}"
+            )
+            if self._established.is_set():
+                _log.error("%s; trying again in %g s", self._refused, REFUSED_PAUSE_S)
+            self._established.set()
+            return REFUSED_PAUSE_S
+        said = "closed without an answer" if error is None else error.details()
+        _log.warning("lost the control plane's registry at %s: %s", self._control.target, said)
+        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failed, 10))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads processes, hides nothing
