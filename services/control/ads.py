@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 import grpc
 
@@ -18,6 +17,7 @@ from hauberk.certs.watch import Watch
 from hauberk.interceptors.call import current_call
 from hauberk.interceptors.errors import Refused, TooManyInFlight, Unidentified
 from hauberk.interceptors.policy import Policy, callers
+from hauberk.interceptors.servant import RpcMethod
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 from hauberk.services.control.clients import Client
@@ -73,7 +73,7 @@ class Ads:
         self._by_endpoints: dict[str, set[_Stream]] = {}
         self._unsubscribe: Callable[[], None] | None = None
 
-    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+    def handlers(self) -> Mapping[str, RpcMethod]:
         """By method name. Responses leave as the bytes they were kept as."""
         return {
             METHOD: grpc.stream_stream_rpc_method_handler(
