@@ -9,7 +9,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import grpc
 
@@ -17,7 +17,7 @@ from hauberk.interceptors.errors import MessageUnreadable, PolicyError, UnknownM
 from hauberk.interceptors.policy import Policy
 
 Context = grpc.aio.ServicerContext[Any, Any]
-RpcMethod = grpc.RpcMethodHandler[Any, Any]
+RpcMethod: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Answer = Callable[[Any, Context], Awaitable[bytes]]
 Reader = Callable[[bytes], Any]
 Writer = Callable[[Any], bytes]

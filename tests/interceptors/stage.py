@@ -1,0 +1,250 @@
+"""A real server behind the guard, over real mTLS on port 0, and callers with names; what the tests here share."""
+
+import enum
+import io
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from hauberk.certs.authority import Authority
+from hauberk.certs.credentials import Credentials, server_credentials
+from hauberk.certs.identity import SpiffeId
+from hauberk.certs.watch import Watch
+from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.inbound import Guard
+from hauberk.interceptors.outbound import guarded
+from hauberk.interceptors.outgoing import Explain
+from hauberk.interceptors.peer import PeerCheck, Trust
+from hauberk.interceptors.policy import DeadlineRule, Policy, callers
+from hauberk.interceptors.servant import RpcMethod
+
+TRUST_DOMAIN = "mesh.test"
+SERVICE = "lab.v1.Lab"
+
+Behaviour = Callable[..., Any]
+Metadata = Sequence[tuple[str, str | bytes]] | grpc.aio.Metadata
+
+
+class Shape(enum.Enum):
+    """The four shapes of a call: whether requests and replies stream."""
+
+    UNARY_UNARY = (False, False)
+    UNARY_STREAM = (False, True)
+    STREAM_UNARY = (True, False)
+    STREAM_STREAM = (True, True)
+
+    @property
+    def requests_stream(self) -> bool:
+        return self.value[0]
+
+    @property
+    def replies_stream(self) -> bool:
+        return self.value[1]
+
+
+def path(method: str) -> str:
+    return f"/{SERVICE}/{method}"
+
+
+def method(behaviour: Behaviour, shape: Shape) -> RpcMethod:
+    """A method that takes and gives raw bytes."""
+    make = getattr(grpc, f"{shape.name.lower()}_rpc_method_handler")
+    return make(behaviour)  # type: ignore[no-any-return]
+
+
+def policy(
+    name: str,
+    shape: Shape,
+    *patterns: str,
+    anonymous: bool = False,
+    deadline: DeadlineRule | None = None,
+) -> Policy:
+    return Policy(
+        method=path(name),
+        request_streaming=shape.requests_stream,
+        response_streaming=shape.replies_stream,
+        callers=callers(*patterns),
+        anonymous=anonymous,
+        deadline=deadline,
+    )
+
+
+def echo(shape: Shape, seen: list[Any] | None = None) -> Behaviour:
+    """A method of this shape that gives back what it was sent; `seen` gets an entry each time it runs."""
+
+    async def one(request: bytes, context: Any) -> bytes:
+        if seen is not None:
+            seen.append(request)
+        return request
+
+    async def one_many(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        if seen is not None:
+            seen.append(request)
+        yield request
+
+    async def many_one(requests: AsyncIterator[bytes], context: Any) -> bytes:
+        if seen is not None:
+            seen.append(requests)
+        return b"".join([request async for request in requests])
+
+    async def many_many(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        if seen is not None:
+            seen.append(requests)
+        async for request in requests:
+            yield request
+
+    return {
+        Shape.UNARY_UNARY: one,
+        Shape.UNARY_STREAM: one_many,
+        Shape.STREAM_UNARY: many_one,
+        Shape.STREAM_STREAM: many_many,
+    }[shape]
+
+
+async def call(
+    channel: grpc.aio.Channel,
+    shape: Shape,
+    name: str = "Echo",
+    *,
+    requests: Iterable[bytes] = (b"hello",),
+    timeout: float | None = 10,
+    metadata: Metadata | None = None,
+) -> list[bytes]:
+    """The replies of one call, as bytes; raises what the stub raises. `name` may be a whole path."""
+    made = begin(channel, shape, name, requests=requests, timeout=timeout, metadata=metadata)
+    if shape.replies_stream:
+        return [reply async for reply in made]
+    return [await made]
+
+
+def begin(
+    channel: grpc.aio.Channel,
+    shape: Shape,
+    name: str = "Echo",
+    *,
+    requests: Iterable[bytes] | None = (b"hello",),
+    timeout: float | None = 10,
+    metadata: Metadata | None = None,
+) -> Any:
+    """The call object itself."""
+    whole = name if name.startswith("/") else path(name)
+    multicallable = getattr(channel, shape.name.lower())(whole)
+    if requests is None:
+        return multicallable(timeout=timeout, metadata=metadata)
+    sent = iter(list(requests)) if shape.requests_stream else next(iter(requests))
+    return multicallable(sent, timeout=timeout, metadata=metadata)
+
+
+def info(error: grpc.aio.AioRpcError) -> ErrorInfo:
+    """The ErrorInfo of a refusal; fails if it has none of ours."""
+    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+    assert isinstance(details, bytes)
+    status = Status.FromString(details)
+    assert status.code == error.code().value[0]
+    assert status.message == error.details()
+    found = ErrorInfo()
+    assert status.details[0].Unpack(found)
+    assert found.domain == "hauberk"
+    return found
+
+
+class Stage:
+    """One mesh: an authority, servers behind guards, channels for whoever is named."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority.create(folder / "ca", TRUST_DOMAIN, now=datetime.now(UTC))
+        self.trust = Watch(Trust(self.authority.bundle))
+        self.log = io.StringIO()
+        self.guard: Guard
+        self.server: grpc.aio.Server
+        self.address = ""
+        self._open = AsyncExitStack()
+
+    def credentials(self, name: str, *, lifetime: timedelta = timedelta(hours=1)) -> Credentials:
+        spiffe_id = SpiffeId.of(TRUST_DOMAIN, name)
+        svid = self.authority.issue(spiffe_id, lifetime=lifetime, now=datetime.now(UTC))
+        return Credentials(svid, self.authority.bundle)
+
+    async def serve(
+        self,
+        methods: Mapping[str, tuple[Shape, Behaviour, Policy]],
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        clock: Callable[[], datetime] | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+        **more: Any,
+    ) -> str:
+        """Start a server of `methods`, by name; its address. Closed with the stage."""
+        self.guard = self.new_guard(clock=clock, **more)
+        self.guard.add(
+            SERVICE,
+            {name: method(behaviour, shape) for name, (shape, behaviour, _) in methods.items()},
+            {name: said for name, (_, _, said) in methods.items()},
+        )
+        return await self.start(self.guard, credentials=credentials, options=options)
+
+    def new_guard(self, *, clock: Callable[[], datetime] | None = None, **more: Any) -> Guard:
+        return Guard(
+            self.trust,
+            trust_domain=TRUST_DOMAIN,
+            access_log=AccessLog(self.log, f"spiffe://{TRUST_DOMAIN}/server"),
+            peer_check=PeerCheck(self.trust, clock=clock) if clock else None,
+            **more,
+        )
+
+    async def start(
+        self,
+        guard: Guard,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> str:
+        self.server = grpc.aio.server(handlers=[guard], options=[("grpc.so_reuseport", 0), *options])
+        port = self.server.add_secure_port(
+            "127.0.0.1:0", credentials or server_credentials(Watch(self.credentials("server")))
+        )
+        await self.server.start()
+        self._open.push_async_callback(self.server.stop, 0)
+        self.address = f"127.0.0.1:{port}"
+        return self.address
+
+    def channel(
+        self,
+        name: str = "gateway",
+        *,
+        address: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> grpc.aio.Channel:
+        """A bare channel of core's, as `name`."""
+        channel = grpc.aio.secure_channel(
+            address or self.address,
+            credentials or self.credentials(name).channel_credentials(),
+            options=[
+                ("grpc.ssl_target_name_override", f"server.{TRUST_DOMAIN}"),
+                ("grpc.use_local_subchannel_pool", 1),
+                *options,
+            ],
+        )
+        self._open.push_async_callback(channel.close)
+        return channel
+
+    def guarded(
+        self, name: str = "gateway", *, address: str | None = None, explain: Explain | None = None, to: str | None = None
+    ) -> grpc.aio.Channel:
+        """The same, as the mesh hands it out."""
+        return guarded(self.channel(name, address=address), explain=explain, to=to)
+
+    def records(self) -> list[dict[str, Any]]:
+        """What the access log holds."""
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+    async def close(self) -> None:
+        await self._open.aclose()
