@@ -5,6 +5,7 @@ by a new root (we publish no revocation lists), so a kept root key would be of u
 folder:
 
     authority.json            trust domain, mesh id, the roots and their states; replaced whole
+    roots.pem                 every trusted root, for those who pin them before they know anybody
     r000001/                  root.pem, intermediate.pem, intermediate.key.pem
     lock                      held while a root is prepared, activated or retired
 
@@ -19,8 +20,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from hauberk.certs import keys, profile
-from hauberk.certs.bundle import Bundle, to_pem
+from hauberk.certs import keys, pem, profile
+from hauberk.certs.bundle import Bundle
 from hauberk.certs.errors import AuthorityError, BundleError, ChainError
 from hauberk.certs.identity import SpiffeId, issuable, parse_dns_name, parse_trust_domain
 from hauberk.certs.roots import Ledger, Root, RootFolder, RootState, Signer
@@ -125,7 +126,7 @@ class Authority:
             self._bundle.verify(chain, now=now)
         except ChainError as error:
             raise AuthorityError(f"would sign what nobody accepts: {error}") from error
-        return to_pem(chain)
+        return pem.write(chain)
 
     def issue(
         self,

@@ -14,9 +14,9 @@ from typing import Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from hauberk.certs import chain as chains
+from hauberk.certs import pem as pems
 from hauberk.certs.errors import BundleError, ChainError, IdentityError
 from hauberk.certs.identity import LeafIdentity, identify_certificate, parse_trust_domain
 
@@ -58,7 +58,7 @@ class Bundle:
 
     def pem(self) -> bytes:
         """Every anchor of every trust domain, for libraries that know no trust domains (gRPC, OpenSSL)."""
-        return b"".join(to_pem(roots) for roots in self.anchors.values())
+        return b"".join(pems.write(roots) for roots in self.anchors.values())
 
     def verify(self, chain: Sequence[x509.Certificate], *, now: datetime) -> LeafIdentity:
         """Whom the chain (leaf first) proves, at `now` (aware UTC).
@@ -69,8 +69,10 @@ class Bundle:
         if not chain or len(chain) > MAX_PRESENTED:
             raise ChainError(f"chain has {len(chain)} certificates, 1 to {MAX_PRESENTED} are accepted")
         try:
+            for certificate in chain:
+                pems.check_readable(certificate)
             identity = identify_certificate(chain[0])
-        except IdentityError as error:
+        except (ValueError, IdentityError) as error:
             raise ChainError(str(error)) from error
         anchors = self.anchors.get(identity.spiffe_id.trust_domain)
         if anchors is None:
@@ -83,11 +85,6 @@ class Bundle:
         return self.verify((leaf,), now=now)
 
 
-def to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
-    """The certificates as PEM, in their order."""
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
-
-
 def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     """The certificates in `pem`, perhaps none. Raises BundleError if it is anything else."""
     if b"PRIVATE KEY" in pem:
@@ -95,9 +92,9 @@ def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     if not pem.strip():
         return ()
     try:
-        return tuple(x509.load_pem_x509_certificates(pem))
+        return pems.parse(pem)
     except ValueError as error:
-        raise BundleError("bundle is not pem certificates") from error
+        raise BundleError(f"bundle: {error}") from error
 
 
 def _check_domains(anchors: Mapping[str, tuple[x509.Certificate, ...]]) -> None:
@@ -117,11 +114,11 @@ def _check_domains(anchors: Mapping[str, tuple[x509.Certificate, ...]]) -> None:
 
 
 def _check_anchor(certificate: x509.Certificate) -> None:
-    subject = repr(certificate.subject.rfc4514_string())[:99]
     try:
+        pems.check_readable(certificate)
         certificate.verify_directly_issued_by(certificate)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
-        raise BundleError(f"anchor is not self-signed: {subject}") from error
+        raise BundleError("anchor is not readable and self-signed") from error
     try:
         chains.check_ca(certificate, intermediates_below=0)
     except ChainError as error:
@@ -130,8 +127,9 @@ def _check_anchor(certificate: x509.Certificate) -> None:
 
 def _check_intermediate(certificate: x509.Certificate) -> None:
     try:
+        pems.check_readable(certificate)
         chains.check_ca(certificate, intermediates_below=0)
-    except ChainError as error:
+    except (ValueError, ChainError) as error:
         raise BundleError(f"intermediate cannot be used: {error}") from error
 
 

@@ -147,11 +147,7 @@ def _check_dates(certificate: x509.Certificate, now: datetime) -> None:
 
 
 def _check_critical(certificate: x509.Certificate, understood: frozenset[x509.ObjectIdentifier]) -> None:
-    try:
-        extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise ChainError("certificate has unreadable extensions") from error
-    for extension in extensions:
+    for extension in certificate.extensions:
         if extension.critical and extension.oid not in understood:
             raise ChainError(f"critical extension is not understood: {extension.oid.dotted_string}")
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hauberk.certs import pem as pems
 from hauberk.certs.errors import IdentityError
 
 SCHEME = "spiffe://"
@@ -136,20 +137,17 @@ def identify(pem: bytes) -> LeafIdentity:
     Raises IdentityError naming what is wrong: no SPIFFE ID or two, a CA, wrong key usage, a weak key.
     """
     try:
-        certificates = x509.load_pem_x509_certificates(pem)
+        certificates = pems.parse(pem)
     except ValueError as error:
-        raise IdentityError("not a pem certificate") from error
+        raise IdentityError(str(error)) from error
     if len(certificates) != 1:
         raise IdentityError(f"{len(certificates)} certificates where one is expected")
     return identify_certificate(certificates[0])
 
 
 def identify_certificate(certificate: x509.Certificate) -> LeafIdentity:
-    """`identify` for a certificate that is already read."""
-    try:
-        extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise IdentityError("certificate has unreadable extensions") from error
+    """`identify` for a certificate that is already read, by pem.parse."""
+    extensions = certificate.extensions
     _check_usage(extensions)
     _check_key(certificate)
     return LeafIdentity(
@@ -197,11 +195,7 @@ def _check_usage(extensions: x509.Extensions) -> None:
 
 
 def _check_key(certificate: x509.Certificate) -> None:
-    try:
-        key = certificate.public_key()
-    except Exception as error:  # cryptography: ValueError, UnsupportedAlgorithm, by kind of damage
-        raise IdentityError("certificate has an unreadable key") from error
-    match key:
+    match certificate.public_key():
         case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1()):
             pass
         case rsa.RSAPublicKey(key_size=bits) if bits in _RSA_BITS:

@@ -6,10 +6,11 @@ Sources: RFC 2986 (PKCS #10), RFC 5958 (PKCS #8).
 """
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from hauberk.certs import pem
 from hauberk.certs.errors import CsrRefused, KeyRefused
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -65,7 +66,7 @@ def check_csr(der: bytes) -> PublicKey:
         asks = len(request.subject) > 0 or len(request.attributes) > 0
         key = request.public_key()
         proven = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except pem.UNREADABLE as error:
         raise CsrRefused("request is unreadable") from error
     if asks:
         raise CsrRefused("request asks for another name: its subject and attributes must be empty")

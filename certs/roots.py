@@ -18,12 +18,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hauberk.certs import files, keys
-from hauberk.certs.bundle import to_pem
+from hauberk.certs import files, keys, pem
 from hauberk.certs.errors import AuthorityError, IdentityError
 from hauberk.certs.identity import parse_dns_name, parse_trust_domain
 
 LEDGER = "authority.json"
+ROOTS = "roots.pem"
+"""Every trusted root, for those who pin them before they know anybody."""
 FORMAT = 1
 
 
@@ -160,8 +161,8 @@ class RootFolder:
         fresh = self._folder / f".{named.folder}.new"
         files.remove_folder(fresh)
         files.make_folder(fresh)
-        files.create(fresh / "root.pem", to_pem([named.root]))
-        files.create(fresh / "intermediate.pem", to_pem([named.intermediate]))
+        files.create(fresh / "root.pem", pem.write([named.root]))
+        files.create(fresh / "intermediate.pem", pem.write([named.intermediate]))
         files.create(fresh / "intermediate.key.pem", keys.to_pem(named.key, passphrase))
         files.rename_folder(fresh, self._folder / named.folder)
         return self._write(replace(ledger, signers=(*ledger.signers, named)))
@@ -184,6 +185,8 @@ class RootFolder:
         return smaller
 
     def _write(self, ledger: Ledger) -> Ledger:
+        # First, so that whoever pins the file never lacks a root that signs.
+        files.replace(self._folder / ROOTS, pem.write([signer.root for signer in ledger.signers]))
         files.replace(self._folder / LEDGER, ledger.text())
         return ledger
 
@@ -219,9 +222,10 @@ class RootFolder:
 
 def _certificate(path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(files.read(path))
+        (certificate,) = pem.parse(files.read(path))
     except ValueError as error:
         raise AuthorityError(f"unreadable: {path}: restore it from a backup") from error
+    return certificate
 
 
 def _check_states(ledger: Ledger) -> None:

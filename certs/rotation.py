@@ -45,7 +45,7 @@ class Schedule:
     """How long an announcement outlives its stream: the next stream opens within, and no endpoint changes."""
 
     def __post_init__(self) -> None:
-        if self.last_use >= self.lifetime:
+        if not self.last_use < self.lifetime:  # so that NaN is refused too
             raise ScheduleError(
                 f"a lifetime of {self.lifetime:g} s ends before its connections do, after {self.last_use:g} s"
             )
@@ -110,22 +110,26 @@ async def keep_fresh(
     `on_event` is told how long is left. `clock` is aware UTC, `sleep` takes seconds, `jitter` gives 0 to 1.
     Raises SvidExpired once there is nothing fresh left: the process must stop serving.
     """
+    earliest = watch.value.svid.issued_at
     while True:
-        await _sleep_until_due(watch, jitter(), clock, sleep)
+        await _sleep_until_due(watch, earliest, jitter(), clock, sleep)
         fresh = await _renewed(watch, renew, clock, sleep, on_event, jitter)
         if fresh is not None:
             watch.set(fresh)
             on_event(Rotated(svid=fresh.svid))
+            # An authority whose clock is behind gives what looks half spent: come again soon, not at once.
+            earliest = clock() + fresh.svid.remaining(clock()) / 10
 
 
 async def _sleep_until_due(
     watch: Watch[Credentials],
+    earliest: datetime,
     jitter: float,
     clock: Callable[[], datetime],
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
     """Asks the watch again after each nap: somebody else may have set fresher credentials."""
-    while (left := rotate_at(watch.value.svid, jitter=jitter) - clock()) > timedelta(0):
+    while (left := max(rotate_at(watch.value.svid, jitter=jitter), earliest) - clock()) > timedelta(0):
         await sleep(min(left, LONGEST_NAP).total_seconds())
 
 
@@ -161,9 +165,9 @@ async def _renewed(
 
 
 def _check_fresh(fresh: Credentials, held: Credentials, now: datetime) -> None:
-    """What came must be us, alive, and last longer than what we have; else keeping the old is better."""
+    """What came must be us, alive, and made after what we have; else keeping the old is better."""
     if fresh.svid.spiffe_id != held.svid.spiffe_id:
         raise SvidError(f"renewal names somebody else: {fresh.svid.spiffe_id}")
     fresh.svid.check_dates(now)
-    if fresh.svid.expires_at <= held.svid.expires_at:
-        raise SvidError(f"renewal ends no later than what we have: {fresh.svid.expires_at.isoformat()}")
+    if fresh.svid.leaf == held.svid.leaf or fresh.svid.issued_at < held.svid.issued_at:
+        raise SvidError(f"renewal is no newer than what we have: made at {fresh.svid.issued_at.isoformat()}")

@@ -14,8 +14,8 @@ import os
 import re
 from pathlib import Path
 
-from hauberk.certs import files
-from hauberk.certs.bundle import Bundle, parse_certificates, to_pem
+from hauberk.certs import files, pem
+from hauberk.certs.bundle import Bundle, parse_certificates
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import BundleError, StoreError, SvidError
 from hauberk.certs.svid import Svid
@@ -93,10 +93,10 @@ def _write_generation(folder: Path, credentials: Credentials) -> None:
     files.create(folder / "key.pem", credentials.svid.key_pem)
     files.create(folder / "chain.pem", credentials.svid.chain_pem)
     files.create(folder / "bundle.pem", bundle.pem())
-    files.create(folder / "intermediates.pem", to_pem(bundle.intermediates))
+    files.create(folder / "intermediates.pem", pem.write(bundle.intermediates))
     files.make_folder(folder / "anchors")
     for trust_domain, roots in bundle.anchors.items():
-        files.create(folder / "anchors" / trust_domain, to_pem(roots))
+        files.create(folder / "anchors" / trust_domain, pem.write(roots))
     with files.told(folder, "cannot write"):
         files.sync_folder(folder / "anchors")
 

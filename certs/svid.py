@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hauberk.certs import keys
+from hauberk.certs import keys, pem
 from hauberk.certs.errors import IdentityError, KeyRefused, SvidError, SvidExpired, SvidNotYetValid
 from hauberk.certs.identity import SpiffeId, identify_certificate
 
@@ -80,9 +80,9 @@ class Svid:
 def parse_chain(chain_pem: bytes) -> tuple[x509.Certificate, ...]:
     """The certificates in `chain_pem`, leaf first. Raises SvidError unless each is signed by the next."""
     try:
-        chain = tuple(x509.load_pem_x509_certificates(chain_pem))
+        chain = pem.parse(chain_pem)
     except ValueError as error:
-        raise SvidError("chain is not pem certificates") from error
+        raise SvidError(f"chain: {error}") from error
     if len(chain) > MAX_CHAIN:
         raise SvidError(f"chain has {len(chain)} certificates, at most {MAX_CHAIN} are accepted")
     for certificate, issuer in pairwise(chain):

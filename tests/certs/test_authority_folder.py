@@ -71,7 +71,7 @@ def test_keys_are_0600_in_folders_of_0700(folder: Path, authority: Authority) ->
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
-    assert len(modes) == 7
+    assert len(modes) == 8
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def test_old_and_new_svids_verify_with_the_bundle_of_every_step_until_retire(aut
             authority.bundle.verify(svid.chain, now=NOW)
 
 
+@pytest.mark.parametrize("taken", range(4))
+def test_roots_to_pin_are_those_of_the_bundle_at_every_step(
+    folder: Path, authority: Authority, taken: int
+) -> None:
+    take(authority, *STEPS[:taken])
+    assert (folder / "roots.pem").read_bytes() == authority.bundle.pem()
+
+
 @pytest.mark.parametrize(
     ("taken", "step", "next_step"),
     [
