@@ -14,5 +14,5 @@ def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) 
     (then True); on SQLite BEGIN IMMEDIATE has already put them in a queue.
     """
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table).values(**values).on_conflict_do_nothing()
-    return connection.execute(statement).rowcount == 1
+    statement = insert(table).values(**values).on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(statement).first() is not None
