@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hauberk.channel import resume
     from hauberk.interceptors.call import current_call
     from hauberk.interceptors.errors import Refused
-    from hauberk.mesh import Mesh, join, run
+    from hauberk.mesh import Mesh, join
+    from hauberk.resuming import resume
+    from hauberk.running import run
     from hauberk.settings import Settings
 
 __version__ = "0.1.0"
@@ -24,8 +25,8 @@ _HOMES = {
     "Settings": "hauberk.settings",
     "current_call": "hauberk.interceptors.call",
     "join": "hauberk.mesh",
-    "resume": "hauberk.channel",
-    "run": "hauberk.mesh",
+    "resume": "hauberk.resuming",
+    "run": "hauberk.running",
 }
 
 

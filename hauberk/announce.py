@@ -26,6 +26,7 @@ from hauberk.reflection import files_of, with_imports
 
 _log = logging.getLogger(__name__)
 
+Status = registry_pb2.ServingStatus
 UNSPECIFIED = registry_pb2.SERVING_STATUS_UNSPECIFIED
 SERVING = registry_pb2.SERVING_STATUS_SERVING
 DRAINING = registry_pb2.SERVING_STATUS_DRAINING
@@ -57,7 +58,7 @@ def offer(address: str, contracts: Sequence[str], replica: str) -> registry_pb2.
 class _Stream:
     """One Announce call."""
 
-    def __init__(self, call: Any, in_force: Watch[int]) -> None:
+    def __init__(self, call: Any, in_force: Watch[Status]) -> None:
         self._call = call
         self._in_force = in_force
         self._writing = asyncio.Lock()
@@ -65,7 +66,7 @@ class _Stream:
         self.over = asyncio.Event()
         self.error: grpc.aio.AioRpcError | None = None
 
-    async def hold(self, offer: registry_pb2.Offer, status: int) -> None:
+    async def hold(self, offer: registry_pb2.Offer, status: Status) -> None:
         """Announce, then hear what is in force, until the stream ends. Raises nothing of the call's."""
         try:
             await self._write(registry_pb2.AnnounceRequest(offer=offer, status=status))
@@ -78,7 +79,7 @@ class _Stream:
             self._call.cancel()
             self.over.set()
 
-    async def report(self, status: int) -> None:
+    async def report(self, status: Status) -> None:
         """Say that `status` has changed; a stream that is lost meanwhile says nothing, the next one will."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._write(registry_pb2.AnnounceRequest(status=status))
@@ -105,15 +106,15 @@ class RegistryAnnouncement:
         self._control = control
         self._stub: Any = registry_pb2_grpc.RegistryStub(registry)
         self._offer = offered
-        self._wanted: int = SERVING
-        self._in_force: Watch[int] = Watch(UNSPECIFIED)
+        self._wanted: Status = SERVING
+        self._in_force: Watch[Status] = Watch(UNSPECIFIED)
         self._stream: _Stream | None = None
         self._established = asyncio.Event()
         self._refused: AnnounceRefused | None = None
         self._ended = asyncio.Event()
 
     async def established(self) -> None:
-        """Wait until callers are sent here, for a few seconds at most; AnnounceRefused if they will not be."""
+        """Wait, a few seconds at most, until callers are sent here. Raises AnnounceRefused."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 await self._established.wait()
@@ -144,24 +145,25 @@ class RegistryAnnouncement:
         async with asyncio.TaskGroup() as holding:
             try:
                 while not self._ended.is_set():
-                    old, stream = self._stream, _Stream(self._stub.Announce(), self._in_force)
-                    self._stream = stream
+                    stream = _Stream(self._stub.Announce(), self._in_force)
                     holding.create_task(stream.hold(self._offer, self._wanted))
                     await first_of(stream.settled(), self._ended.wait())
-                    if old is not None:
-                        old.cancel()
                     if stream.answered.is_set():
                         failed = 0
-                        self._establish()
+                        self._take_over(stream)
                         await first_of(stream.over.wait(), self._control.moved(), self._ended.wait())
                     else:
                         failed += 1
+                        stream.cancel()
                         await first_of(asyncio.sleep(self._pause(stream, failed)), self._ended.wait())
             finally:
                 if self._stream is not None:
                     self._stream.cancel()
 
-    def _establish(self) -> None:
+    def _take_over(self, stream: _Stream) -> None:
+        old, self._stream = self._stream, stream
+        if old is not None:
+            old.cancel()
         if not self._established.is_set() or self._refused is not None:
             _log.info("announced at %s as %s", self._control.target, self._offer.address)
         self._refused = None

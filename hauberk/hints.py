@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import CertsError
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
-from hauberk.interceptors.errors import DETAILS_KEY
+from hauberk.interceptors.errors import DETAILS_KEY, DOMAIN
 
 _NO_ROUTE = (
     "no route: callers of this method do not include {me}, or nobody serves it; see `hauberk policy show`"
@@ -86,7 +89,7 @@ class Hints:
             who = self.server or "the workload that the control plane named"
             return f"the server{self._at()} is not {who}"
         if "CERTIFICATE_VERIFY_FAILED" in said:
-            return f"the server{self._at()} shows a certificate that has expired or that our bundle does not trust"
+            return f"the server{self._at()} shows a certificate that expired or that we have no root for"
         if parted:
             return _PARTED.format(target=self.target or "HOST:PORT")
         return f"TLS failed{self._at()}: run `hauberk doctor {self.target or 'HOST:PORT'}`"
@@ -96,7 +99,7 @@ class Hints:
 
 
 def self_check(credentials: Credentials, now: datetime) -> str | None:
-    """What is wrong with our own SVID, bundle or clock, for which any peer would refuse us; None if nothing."""
+    """What is wrong with our own SVID, bundle or clock, so that any peer would refuse us; or None."""
     svid = credentials.svid
     left = svid.remaining(now)
     if left <= timedelta(0):
@@ -119,6 +122,25 @@ def _spelled(span: timedelta) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.1f} s"
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str | None:
+    """The reason in the ErrorInfo of a refusal of ours; None if the status carries none."""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return _reason(value)
+    return None
+
+
+def _reason(serialized: bytes) -> str | None:
+    info = ErrorInfo()
+    try:
+        for detail in Status.FromString(serialized).details:
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                return str(info.reason)
+    except DecodeError:
+        pass
+    return None
 
 
 def _speaks_for_itself(error: grpc.aio.AioRpcError) -> bool:

@@ -1,0 +1,271 @@
+"""A process that has joined the mesh: makes servers and channels, and leaves nothing behind.
+
+async def main() -> None:
+    async with hauberk.join() as mesh:
+        server = mesh.server()
+        add_OrdersServicer_to_server(Orders(CatalogStub(mesh.channel)), server)
+        await server.serve()
+
+hauberk.run(main)
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from contextvars import ContextVar
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from hauberk.announce import RegistryAnnouncement, offer
+from hauberk.bootstrap import bootstrap
+from hauberk.certs.credentials import Credentials
+from hauberk.certs.errors import CertsError
+from hauberk.certs.identity import SpiffeId
+from hauberk.certs.rotation import Schedule, utc_now
+from hauberk.certs.watch import Watch
+from hauberk.channel import xds_channel
+from hauberk.direct import DirectChannel, PickedChannel
+from hauberk.errors import JoinedBeforeFork, JoinFailed, MembershipEnded, SettingsError
+from hauberk.hints import Hints
+from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.outbound import guarded
+from hauberk.interceptors.peer import Trust
+from hauberk.joining import Clock, become_member
+from hauberk.server import Announcement, MeshServer
+from hauberk.settings import Settings, parse_address
+from hauberk.tenure import Tenure
+from hauberk.tokens import JoinTokens
+
+_log = logging.getLogger(__name__)
+
+stopping: ContextVar[asyncio.Event | None] = ContextVar("hauberk_stopping", default=None)
+"""Set by `run`: the event that a signal sets, for the meshes joined under it."""
+
+_CIPHERS = "GRPC_SSL_CIPHER_SUITES"
+_EVERY_ADDRESS = frozenset({"0.0.0.0", "[::]", "*"})  # noqa: S104 - compared, not bound
+
+
+class Mesh:
+    """What a member of the mesh has. Made by `join`, good until its block is left."""
+
+    def __init__(self, settings: Settings, tenure: Tenure, tasks: asyncio.TaskGroup) -> None:
+        self.settings = settings
+        self.stopping = stopping.get() or asyncio.Event()
+        """Set when the process should end: by SIGTERM under `hauberk.run`, or when its membership ended."""
+        self._tenure = tenure
+        self._tasks = tasks
+        self._running: set[asyncio.Task[None]] = set()
+        self._pid = os.getpid()
+        self._servers: list[MeshServer] = []
+        self._xds: grpc.aio.Channel | None = None
+        self._direct: list[DirectChannel] = []
+        self._channel: grpc.aio.Channel | None = None
+
+    @property
+    def id(self) -> SpiffeId:
+        """Our own SPIFFE ID."""
+        return self.credentials.value.svid.spiffe_id
+
+    @property
+    def credentials(self) -> Watch[Credentials]:
+        return self._tenure.credentials
+
+    @property
+    def trust(self) -> Watch[Trust]:
+        return self._tenure.trust
+
+    @property
+    def schedule(self) -> Schedule:
+        return self._tenure.schedule
+
+    @property
+    def control(self) -> grpc.aio.Channel:
+        """A channel to the control plane itself, for its Admin service."""
+        return self._tenure.calls
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel to every contract of the mesh that we may call."""
+        if self._channel is None:
+            self._channel = self._to(None)
+        return self._channel
+
+    def channel_to(self, name: str) -> grpc.aio.Channel:
+        """The same, for contracts that several workloads offer (health, reflection): calls go to `name`."""
+        return self._to(SpiffeId.of(self.id.trust_domain, name).name)
+
+    def direct_channel(self, name: str, target: str) -> grpc.aio.Channel:
+        """A channel to the workload `name` at host:port, past the control plane's routes.
+
+        Refused in the handshake if somebody else is there.
+        """
+        self._check_pid()
+        server = SpiffeId.of(self.id.trust_domain, name)
+        schedule = self.schedule
+        channel = DirectChannel(
+            target,
+            server,
+            self.credentials,
+            drain_s=1.1 * schedule.max_connection_age + schedule.grace,
+            check=self._check_pid,
+        )
+        self._direct.append(channel)
+        self._start(channel.keep())
+        hints = Hints(credentials=self.credentials, target=target, server=server)
+        return guarded(channel, explain=hints.explain)
+
+    def server(self, **options: Any) -> MeshServer:
+        """A server with our identity, announced once it has started; `options` go to MeshServer."""
+        self._check_pid()
+        made = MeshServer(
+            **{
+                "credentials": self.credentials,
+                "trust": self.trust,
+                "schedule": self.schedule,
+                "listen": self.settings.listen,
+                "service_name": str(self.id),
+                "access_log": AccessLog(sys.stderr, str(self.id)) if self.settings.access_log else None,
+                "announce": self._announce,
+                "stopping": self.stopping,
+                "drain_seconds": self.settings.drain_seconds,
+                **options,
+            }
+        )
+        if not self._tenure.fit.value:
+            made.refuse_all()
+        self._servers.append(made)
+        return made
+
+    async def _announce(self, address: str, contracts: Sequence[str]) -> Announcement:
+        advertised = _advertised(address, self.settings.advertise)
+        offered = offer(advertised, contracts, self.settings.replica)
+        announcement = RegistryAnnouncement(self._tenure.control, self._tenure.calls, offered)
+        self._start(announcement.run())
+        await announcement.established()
+        return announcement
+
+    def _to(self, name: str | None) -> grpc.aio.Channel:
+        self._check_pid()
+        hints = Hints(credentials=self.credentials)
+        return guarded(PickedChannel(self._mesh_channel), explain=hints.explain, to=name)
+
+    def _mesh_channel(self) -> grpc.aio.Channel:
+        """Core's channel, made at the first call: a process that calls nobody asks for no routes."""
+        self._check_pid()
+        if self._xds is None:
+            described = bootstrap(
+                control_targets=self._tenure.membership.control_targets,
+                node_id=f"{self.id}#{self.settings.replica}",
+                spiffe_id=self.id,
+                store=self._tenure.store,
+                schedule=self.schedule,
+            )
+            self._xds = xds_channel(described, self.credentials.value)
+        return self._xds
+
+    def _check_pid(self) -> None:
+        if os.getpid() != self._pid:
+            raise JoinedBeforeFork(
+                f"this process was forked from {self._pid}, which had joined the mesh: join after the fork, "
+                "in the server's post-fork hook (gunicorn post_fork, uwsgi postfork, multiprocessing: spawn)"
+            )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _begin(self) -> None:
+        self._start(self._tenure.keep())
+        self._start(self._follow_fitness())
+        self._start(self._follow_end())
+
+    async def _follow_fitness(self) -> None:
+        async for fit in self._tenure.fit.changes():
+            for server in self._servers:
+                server.refuse_all(not fit)
+
+    async def _follow_end(self) -> None:
+        async for ended in self._tenure.ended.changes():
+            if ended is not None:
+                self.stopping.set()
+
+    async def _leave(self) -> MembershipEnded | None:
+        """Stop what runs, close what is open; why the membership had ended, if it had."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
+        for task in tuple(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        if self._xds is not None:
+            await self._xds.close()
+        for channel in self._direct:
+            await channel.close()
+        await self._tenure.close()
+        return self._tenure.ended.value
+
+
+class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
+    """Joins the mesh for the length of an `async with` block.
+
+    `settings` default to those of the environment; `overrides` are single fields of them. Raises JoinFailed
+    or SettingsError with one line to act on; on leaving, MembershipEnded if the identity was lost meanwhile.
+    All that runs in the background belongs to the block and is gone after it.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, clock: Clock = utc_now, **overrides: Any) -> None:
+        self._settings = settings
+        self._overrides = overrides
+        self._clock = clock
+        self._tasks = asyncio.TaskGroup()
+        self._mesh: Mesh | None = None
+
+    async def __aenter__(self) -> Mesh:
+        if self._settings is None:
+            settings = Settings.load(**self._overrides)
+        else:
+            settings = replace(self._settings, **self._overrides)
+        if _CIPHERS not in os.environ:
+            _log.warning("%s is not set: servers of this process negotiate TLS 1.2, then refuse it", _CIPHERS)
+        tokens = JoinTokens(settings.join_token_fd, settings.join_token_file)
+        await tokens.read()
+        joined = await become_member(settings, tokens, self._clock)
+        try:
+            tenure = Tenure(settings, joined, tokens, self._clock)
+        except CertsError as error:
+            if joined.lock is not None:
+                joined.lock.release()
+            raise JoinFailed(str(error)) from error
+        await self._tasks.__aenter__()
+        self._mesh = Mesh(settings, tenure, self._tasks)
+        self._mesh._begin()
+        return self._mesh
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._mesh is not None  # noqa: S101 - entered, or we would not leave
+        try:
+            ended = await self._mesh._leave()
+        finally:
+            # Only a cancellation is the group's to judge: it may be its own, when a task of it has failed.
+            cancelled = isinstance(error, asyncio.CancelledError)
+            await self._tasks.__aexit__(*((kind, error, trace) if cancelled else (None, None, None)))
+        if error is None and ended is not None:
+            raise ended
+
+
+def _advertised(address: str, advertise: str | None) -> str:
+    """What callers are told to connect to. Raises SettingsError if nobody could."""
+    host, port = parse_address(address)
+    if advertise is not None:
+        return advertise if ":" in advertise else f"{advertise}:{port}"
+    if host in _EVERY_ADDRESS:
+        raise SettingsError(
+            f"HAUBERK_ADVERTISE is missing: {host} cannot be dialled; set it to our host name"
+        )
+    return address

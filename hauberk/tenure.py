@@ -1,0 +1,237 @@
+"""A member's stay in the mesh: its identity is kept fresh, its trust current, its end noticed.
+
+Who holds the state folder's lock renews and writes; a follower reads what it writes, and takes over when the
+lock comes free.
+"""
+
+import asyncio
+import logging
+import random
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import grpc
+
+from hauberk.certs.credentials import Credentials
+from hauberk.certs.errors import CertsError, SvidExpired
+from hauberk.certs.rotation import RenewalFailed, Rotated, Schedule, keep_fresh
+from hauberk.certs.watch import Watch
+from hauberk.direct import DirectChannel
+from hauberk.enrolment import renew, trust_of
+from hauberk.errors import JoinFailed, MembershipEnded, MeshError
+from hauberk.hints import Hints, reason_of
+from hauberk.interceptors.outbound import guarded
+from hauberk.interceptors.peer import Trust
+from hauberk.joining import Clock, Joined, enrol_and_store
+from hauberk.membership import Membership
+from hauberk.protos.hauberk.control.v1 import enrolment_pb2, enrolment_pb2_grpc
+from hauberk.settings import Settings
+from hauberk.tokens import JoinTokens
+
+_log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+FOLLOW_S = 1.0
+
+
+class Tenure:
+    """Keeps `credentials` and `trust` current while `keep` runs. `close` when it has ended."""
+
+    def __init__(self, settings: Settings, joined: Joined, tokens: JoinTokens, now: Clock) -> None:
+        svid = joined.credentials.svid
+        self.credentials = Watch(joined.credentials)
+        self.trust = Watch(joined.trust)
+        self.membership: Membership = joined.membership
+        self.store = joined.store
+        self.schedule = Schedule.of(svid.lifetime.total_seconds())
+        self.fit = Watch(True)
+        """False while our identity is of no use to anybody."""
+        self.ended: Watch[MembershipEnded | None] = Watch(None)
+        """Why it will be of no use again."""
+        self._settings = settings
+        self._tokens = tokens
+        self._now = now
+        self._lock = joined.lock
+        self._writing = asyncio.Lock()
+        """Held from reading the credentials to replacing them, so that none is lost between."""
+        self.control = DirectChannel(
+            self.membership.dial,
+            self.membership.control_id,
+            self.credentials,
+            drain_s=1.1 * self.schedule.max_connection_age + self.schedule.grace,
+        )
+        target, server = self.membership.control_targets[0], self.membership.control_id
+        hints = Hints(credentials=self.credentials, target=target, server=server, now=now)
+        self.calls = guarded(self.control, explain=hints.explain)
+
+    async def keep(self) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.control.keep())
+            tasks.create_task(self._keep_trust())
+            tasks.create_task(self._keep_identity())
+
+    async def close(self) -> None:
+        """End our connection to the control plane, and let the next process have the state folder."""
+        await self.control.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def _keep_identity(self) -> None:
+        await self._follow()
+        while True:
+            try:
+                await keep_fresh(self.credentials, self._renewed, clock=self._now, on_event=_tell)
+            except SvidExpired as error:
+                self.fit.set(False)
+                _log.error("%s: all calls are refused from now on", error)
+                await self._enrol_again(error)
+
+    async def _renewed(self) -> Credentials:
+        try:
+            credentials, trust = await renew(self.calls, now=self._now)
+        except grpc.aio.AioRpcError as error:
+            self._notice_revocation(error)
+            raise
+        async with self._writing:
+            await asyncio.to_thread(self.store.write, credentials)
+            await self._remember(trust)
+            return credentials
+
+    async def _enrol_again(self, expired: SvidExpired) -> None:
+        """The way back for who has expired: a join token nobody has answered yet."""
+        pause = FIRST_PAUSE_S
+        while (token := self._token()) is not None:
+            try:
+                credentials, membership = await enrol_and_store(self._settings, self.store, token, self._now)
+            except (grpc.aio.AioRpcError, CertsError, JoinFailed) as error:
+                said = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+                _log.error("cannot enrol again at %s: %s", self._settings.enrolment, said)
+                if not (isinstance(error, grpc.aio.AioRpcError) and error.code() in _AGAIN):
+                    self._tokens.answered(token)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                self._tokens.answered(token)
+                self._adopt(credentials, membership)
+                return
+        name = self._settings.name
+        self._end(f"{expired}, and no join token is left: start again with one (`hauberk invite {name}`)")
+        await asyncio.Event().wait()
+
+    def _token(self) -> str | None:
+        try:
+            return self._tokens.next()
+        except MeshError as error:
+            _log.error("%s", error)
+            return None
+
+    def _adopt(self, credentials: Credentials, membership: Membership) -> None:
+        self.membership = membership
+        self.credentials.set(credentials)
+        self.trust.set(Trust(credentials.bundle, membership.revoked))
+        if not self.fit.value:
+            _log.info("identity is good again: %s", credentials.svid.spiffe_id)
+            self.fit.set(True)
+
+    async def _follow(self) -> None:
+        """Read what the holder of the lock writes, until the lock is ours."""
+        while self._lock is None:
+            await asyncio.sleep(min(FOLLOW_S, self.schedule.watcher_refresh))
+            try:
+                self._lock = await asyncio.to_thread(self.store.lock)
+                await self._read()
+            except CertsError as error:
+                _log.error("cannot follow: %s", error)
+            if self.fit.value and self.credentials.value.svid.remaining(self._now()) <= timedelta(0):
+                self.fit.set(False)
+                _log.error("our svid expired, and the process that renews it does not: all calls are refused")
+
+    async def _read(self) -> None:
+        credentials = await asyncio.to_thread(self.store.load)
+        membership = await asyncio.to_thread(Membership.load, self._settings.state_dir)
+        if credentials is None or membership is None or _same(credentials, self.credentials.value):
+            return
+        if credentials.svid.remaining(self._now()) > timedelta(0):
+            self._adopt(credentials, membership)
+
+    async def _keep_trust(self) -> None:
+        """Hear of each change of trust; the stream is opened again whenever it ends."""
+        stub: Any = enrolment_pb2_grpc.IdentityStub(self.calls)
+        failed = 0
+        while True:
+            try:
+                async for message in stub.WatchTrust(enrolment_pb2.WatchTrustRequest()):
+                    failed = 0
+                    await self._take(trust_of(message))
+            except grpc.aio.AioRpcError as error:
+                self._notice_revocation(error)
+                if failed:
+                    _log.warning("lost the control plane at %s: %s", self.control.target, error.details())
+            except CertsError as error:
+                _log.error("trust is left as it was: %s", error)
+            failed += 1
+            longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failed, 10))
+            await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes
+
+    async def _take(self, trust: Trust) -> None:
+        """Trust `trust` from now on: in every check, every handshake, and on disk."""
+        async with self._writing:
+            held = self.credentials.value
+            if held.svid.spiffe_id.trust_domain not in trust.bundle.anchors:
+                raise CertsError(f"the control plane sent trust without {held.svid.spiffe_id.trust_domain}")
+            if held.bundle.fingerprint != trust.bundle.fingerprint:
+                fresh = Credentials(held.svid, trust.bundle)
+                if self._lock is not None:
+                    await asyncio.to_thread(self.store.write, fresh)
+                self.credentials.set(fresh)
+                _log.info("trust has changed: %d roots", sum(map(len, trust.bundle.anchors.values())))
+            await self._remember(trust)
+
+    async def _remember(self, trust: Trust) -> None:
+        if trust != self.trust.value:
+            self.trust.set(trust)
+        if trust.revoked != self.membership.revoked:
+            self.membership = replace(self.membership, revoked=trust.revoked)
+            if self._lock is not None:
+                await asyncio.to_thread(self.membership.save, self._settings.state_dir)
+        if str(self.credentials.value.svid.spiffe_id) in trust.revoked:
+            self._end_revoked()
+
+    def _notice_revocation(self, error: grpc.aio.AioRpcError) -> None:
+        if reason_of(error) == "REVOKED":
+            self._end_revoked()
+
+    def _end_revoked(self) -> None:
+        self._end(f"{self.credentials.value.svid.spiffe_id} was revoked: ask an operator why")
+
+    def _end(self, why: str) -> None:
+        if self.ended.value is None:
+            self.fit.set(False)
+            self.ended.set(MembershipEnded(why))
+            _log.error("%s", why)
+
+
+_AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+def _same(one: Credentials, other: Credentials) -> bool:
+    return one.svid.chain_pem == other.svid.chain_pem and one.bundle.fingerprint == other.bundle.fingerprint
+
+
+def _tell(event: Rotated | RenewalFailed) -> None:
+    match event:
+        case Rotated(svid=svid):
+            _log.info("svid renewed, good until %s", svid.expires_at.isoformat())
+        case RenewalFailed(error=error, retry_in=pause, left=left):
+            said = (
+                error.details() if isinstance(error, grpc.aio.AioRpcError) else error or type(error).__name__
+            )
+            _log.warning(
+                "renewal failed, %.0f s are left, next try in %.1f s: %s",
+                left.total_seconds(),
+                pause.total_seconds(),
+                said,
+            )
