@@ -10,6 +10,9 @@ from importlib import import_module
 import click
 
 from hauberk import __version__
+from hauberk.certs.errors import CertsError
+from hauberk.cli.errors import CommandFailed
+from hauberk.errors import MeshError
 
 CIPHER_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
 TLS_1_3_ONLY = "ECDHE-RSA-AES256-GCM-SHA384"
@@ -43,8 +46,15 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
+        os.environ.setdefault(CIPHER_VARIABLE, TLS_1_3_ONLY)
         command: click.Command = import_module(f"hauberk.cli.{cmd_name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (CertsError, MeshError) as error:
+            raise CommandFailed(str(error)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -63,4 +73,3 @@ def main() -> None:
     hauberk up --once                run it, drive its [once] command through it, end
     hauberk COMMAND --help           every command has an example
     """
-    os.environ.setdefault(CIPHER_VARIABLE, TLS_1_3_ONLY)

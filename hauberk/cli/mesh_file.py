@@ -1,7 +1,7 @@
 """mesh.toml: which processes make a mesh, who they are and what they may serve.
 
     trust_domain = "shop.test"
-    [control]          listen, enrolment_listen, names, svid_lifetime, database
+    [control]          listen, enrolment_listen, names, svid_lifetime, database, ca_passphrase_file
     [workloads.NAME]   command, serves, replicas, listen, env
     [once]             workload, command, through
 
@@ -22,6 +22,7 @@ from hauberk.certs.identity import SpiffeId, issuable, parse_dns_name, parse_tru
 from hauberk.cli.errors import MeshFileError
 
 MAX_REPLICAS = 64
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 10, 86400
 OPERATOR = "operators/local"
 """Whom `hauberk up` joins as; every command speaks as it."""
 
@@ -41,6 +42,8 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     names: tuple[str, ...] = ("127.0.0.1",)
     svid_lifetime: str = "1h"
     database: str = ""
+    ca_passphrase_file: str = ""
+    """Beside mesh.toml; the CA's keys are encrypted with what it holds."""
 
     @property
     def dns_names(self) -> tuple[str, ...]:
@@ -74,13 +77,9 @@ class MeshFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workloads: dict[str, Workload] = {}
     once: Once | None = None
 
-    @property
-    def operator(self) -> SpiffeId:
-        return SpiffeId.of(self.trust_domain, OPERATOR)
-
-    @property
-    def control_id(self) -> SpiffeId:
-        return SpiffeId.of(self.trust_domain, "control")
+    def id_of(self, name: str) -> SpiffeId:
+        """The identity of a workload, an operator or the control plane."""
+        return SpiffeId.of(self.trust_domain, name)
 
 
 def read(path: Path) -> MeshFile:
@@ -173,9 +172,11 @@ class _Check:
         self._listen("control", "listen", control.listen)
         self._listen("control", "enrolment_listen", control.enrolment_listen)
         lifetime = seconds(control.svid_lifetime)
-        if not lifetime:
-            found = f"svid_lifetime: not a duration: {control.svid_lifetime!r:.40}"
+        if lifetime is None or not SHORTEST_LIFE_S <= lifetime <= LONGEST_LIFE_S:
+            found = f"svid_lifetime: not a duration of 10s to 1d: {control.svid_lifetime!r:.40}"
             self._refuse("control", found, 'write a number and s, m, h or d: svid_lifetime = "1h"')
+        if not control.names:
+            self._refuse("control", "names is empty", 'write host names or IP addresses: ["127.0.0.1"]')
         for name in control.dns_names:
             try:
                 parse_dns_name(name)

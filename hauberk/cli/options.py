@@ -1,11 +1,13 @@
-"""What several commands take: which mesh, and whether a script reads the answer."""
+"""What several commands take and give: which mesh, whether a script reads the answer, tables and instants."""
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from hauberk.cli.state import State
 
@@ -44,3 +46,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def instant(timestamp: Timestamp) -> str:
+    """RFC 3339 to the second; empty if it is not set."""
+    return timestamp.ToDatetime(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if timestamp.seconds else ""

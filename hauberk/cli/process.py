@@ -66,7 +66,7 @@ class Process:
         try:
             secrets = []
             for variable, secret in launch.secrets.items():
-                secrets.append(descriptor := _pipe_holding(secret))
+                secrets.append(descriptor := pipe_holding(secret))
                 environment[variable] = str(descriptor)
             theirs += secrets
             # The pipes are our own: asyncio's would keep wait() waiting for whoever else inherited them.
@@ -128,7 +128,7 @@ class Process:
                 self._on_line(stream, rest.decode("utf-8", "replace"))
 
 
-def _pipe_holding(secret: str) -> int:
+def pipe_holding(secret: str) -> int:
     """The read end of a pipe with `secret` in it; the write end is closed."""
     read_end, write_end = os.pipe()
     try:

@@ -63,7 +63,7 @@ class State:
     def operator(self) -> Path:
         return self.folder / OPERATOR
 
-    def workload(self, name: str, replica: int) -> Path:
+    def workload(self, name: str, replica: int | str) -> Path:
         return self.folder / "workloads" / f"{_flat(name)}-{replica}"
 
     def identity(self, name: str) -> Path:

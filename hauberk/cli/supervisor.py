@@ -112,6 +112,15 @@ class Supervisor:
         finally:
             child.ended.set()
 
+    @property
+    def given_up(self) -> list[Child]:
+        return [child for child in self.children.values() if child.condition is Condition.GIVEN_UP]
+
+    @property
+    def died(self) -> list[Child]:
+        """The children that ended at least once without being asked to."""
+        return [child for child in self.children.values() if child.deaths]
+
     async def stop(self, names: Iterable[str], grace_s: float) -> None:
         """Ask these children to stop, wait at most `grace_s` seconds for all, then end what is left."""
         children = [self.children[name] for name in names if name in self.children]

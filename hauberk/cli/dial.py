@@ -1,0 +1,103 @@
+"""How commands reach a server: a channel of their own over mutual TLS, and its errors as lines for people."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from hauberk.certs.credentials import Credentials
+from hauberk.certs.errors import SvidError
+from hauberk.certs.identity import SpiffeId
+from hauberk.certs.rotation import utc_now
+from hauberk.certs.store import CredentialStore
+from hauberk.certs.watch import Watch
+from hauberk.cli.errors import CommandFailed, NotRunning
+from hauberk.cli.state import State
+from hauberk.hints import Hints
+from hauberk.interceptors.errors import DETAILS_KEY
+from hauberk.interceptors.outbound import guarded
+from hauberk.options import CHANNEL
+from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc
+
+CALL_S = 10.0
+"""How long a command waits for one answer."""
+
+_NEXT = {
+    grpc.StatusCode.UNAVAILABLE: "find out why: hauberk doctor",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "try again; if it stays so: hauberk doctor",
+    grpc.StatusCode.UNAUTHENTICATED: "find out why: hauberk doctor",
+    grpc.StatusCode.PERMISSION_DENIED: "who may call it: hauberk policy show; in another name: --as NAME",
+    grpc.StatusCode.UNIMPLEMENTED: "what there is: hauberk policy show",
+}
+
+
+def operator_credentials(state: State) -> Credentials:
+    """What commands show for themselves: the operator's SVID, which the running `up` keeps fresh.
+
+    Raises NotRunning if there is none or it has expired.
+    """
+    credentials = CredentialStore(state.operator).load()
+    if credentials is None:
+        raise NotRunning(f"no operator has enrolled in {state.folder}", "start the mesh once: hauberk up")
+    try:
+        credentials.svid.check_dates(utc_now())
+    except SvidError as error:
+        raise NotRunning(
+            f"the operator's certificate cannot be used: {error}", "start it: hauberk up"
+        ) from None
+    return credentials
+
+
+@asynccontextmanager
+async def dialled(target: str, server: SpiffeId, credentials: Credentials) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to host:port where `server` must answer; closed with the block. Errors carry hints."""
+    hints = Hints(credentials=Watch(credentials), target=target, server=server)
+    named = ("grpc.ssl_target_name_override", server.dns_name)
+    async with grpc.aio.secure_channel(
+        target, credentials.channel_credentials(), options=[*CHANNEL, named]
+    ) as channel:
+        yield guarded(channel, explain=hints.explain)
+
+
+@asynccontextmanager
+async def control_plane(state: State) -> AsyncIterator[Any]:
+    """A stub of the running control plane's Admin service, spoken to as the operator.
+
+    Raises NotRunning if none runs, CommandFailed for a call that fails inside the block.
+    """
+    addresses, credentials = state.running(), operator_credentials(state)
+    control = SpiffeId.of(credentials.svid.spiffe_id.trust_domain, "control")
+    with told():
+        async with dialled(addresses.mesh, control, credentials) as channel:
+            yield admin_pb2_grpc.AdminStub(channel)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turns a failed call into CommandFailed, with what to do next."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise failure(error) from None
+
+
+def failure(error: grpc.aio.AioRpcError) -> CommandFailed:
+    """One failed call as a line, and the next step where we know one."""
+    reasons = [f"{info.reason} of {info.domain}" for info in error_infos(error)]
+    because = f" ({', '.join(reasons)})" if reasons else ""
+    return CommandFailed(f"{error.code().name}: {error.details()}{because}", _NEXT.get(error.code(), ""))
+
+
+def error_infos(error: grpc.aio.AioRpcError) -> list[ErrorInfo]:
+    """The google.rpc.ErrorInfo that came with a failed call."""
+    infos = []
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            for detail in Status.FromString(value).details:
+                info = ErrorInfo()
+                if detail.Unpack(info):
+                    infos.append(info)
+    return infos

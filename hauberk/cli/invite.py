@@ -1,0 +1,60 @@
+"""`hauberk invite`: a join token, with which one process can get its first certificate, once."""
+
+import asyncio
+from datetime import timedelta
+
+import click
+
+from hauberk.cli.dial import CALL_S, control_plane
+from hauberk.cli.errors import CommandFailed
+from hauberk.cli.mesh_file import seconds
+from hauberk.cli.options import instant, json_option, mesh_option, print_json
+from hauberk.cli.state import State
+from hauberk.protos.hauberk.control.v1 import admin_pb2
+
+
+@click.command(
+    "invite", epilog="Example:  hauberk invite payments --serves shop.payments.v1.Payments > token"
+)
+@click.argument("name")
+@click.option(
+    "--serves",
+    multiple=True,
+    metavar="SERVICE",
+    help="A contract it may serve, by its full name; may be given again. Replaces what it was bound to.",
+)
+@click.option("--keep", is_flag=True, help="Leave the contracts it may serve as they are.")
+@click.option("--ttl", default="10m", show_default=True, help="How long the token may wait to be used.")
+@mesh_option
+@json_option
+def command(name: str, serves: tuple[str, ...], keep: bool, ttl: str, state: State, as_json: bool) -> None:
+    """Print a join token for the workload NAME ("orders", "prod/orders").
+
+    It works once. Hand it over by HAUBERK_JOIN_TOKEN_FILE or HAUBERK_JOIN_TOKEN_FD.
+    """
+    life = seconds(ttl)
+    if life is None:
+        raise CommandFailed(f"--ttl is no duration: {ttl!r}", "write a number and s, m, h or d: --ttl 10m")
+    if keep and serves:
+        raise CommandFailed("--keep and --serves exclude each other", "leave one of them out")
+    request = admin_pb2.InviteRequest(name=name, serves=serves, keep_bindings=keep)
+    request.ttl.FromTimedelta(timedelta(seconds=life))
+    invitation = asyncio.run(ask(state, request))
+    if as_json:
+        print_json(
+            {
+                "join_token": invitation.join_token,
+                "spiffe_id": invitation.spiffe_id,
+                "expires_at": instant(invitation.expires_at),
+            }
+        )
+        return
+    click.echo(invitation.join_token)
+    click.echo(f"for {invitation.spiffe_id}, once, until {instant(invitation.expires_at)}", err=True)
+
+
+async def ask(state: State, request: admin_pb2.InviteRequest) -> admin_pb2.InviteResponse:
+    """The control plane's invitation. Raises CommandFailed."""
+    async with control_plane(state) as admin:
+        answer: admin_pb2.InviteResponse = await admin.Invite(request, timeout=CALL_S)
+        return answer

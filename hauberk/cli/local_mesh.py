@@ -1,0 +1,236 @@
+"""A mesh on this machine: the control plane and every replica of one mesh.toml, as children of a supervisor.
+
+Each start of a child gets a fresh join token over an inherited pipe, so nothing that could admit anybody
+stands in arguments, environment or files; and a mesh whose every certificate has expired starts by nobody's
+hand.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import grpc
+
+from hauberk.certs import join as tokens
+from hauberk.certs.rotation import utc_now
+from hauberk.cli.dial import CALL_S
+from hauberk.cli.mesh_file import OPERATOR, MeshFile, Workload
+from hauberk.cli.options import instant
+from hauberk.cli.process import Launch, pipe_holding
+from hauberk.cli.state import Addresses, State
+from hauberk.cli.supervisor import Child, Condition, Supervisor
+from hauberk.mesh import Mesh, join
+from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
+from hauberk.settings import Settings
+
+CONTROL = "control"
+TOKEN_LIFE = timedelta(minutes=10)
+DRAIN_S = 10.0
+GRACE_S = DRAIN_S + 5.0
+"""How long a child may take to stop before it is ended."""
+CONTROL_WAIT_S = 30.0
+"""How long a starting child waits for a control plane that is being restarted."""
+_POLL_S = 0.1
+STATUS = {
+    registry_pb2.SERVING_STATUS_SERVING: "serving",
+    registry_pb2.SERVING_STATUS_NOT_SERVING: "not serving",
+    registry_pb2.SERVING_STATUS_DRAINING: "draining",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One process as the table shows it."""
+
+    name: str
+    """The child's: workload and replica."""
+    identity: str
+    address: str
+    status: str
+    pid: int | None
+    expires: str
+    """When its SVID ends; empty if it is not known."""
+
+    @property
+    def serves(self) -> bool:
+        return self.status == "serving"
+
+
+class LocalMesh:
+    """The processes of one mesh.toml, kept running by `supervisor`. Start them in the caller's task group."""
+
+    def __init__(self, state: State, mesh: MeshFile, supervisor: Supervisor, *, access_log: bool) -> None:
+        self._state = state
+        self._mesh = mesh
+        self._supervisor = supervisor
+        self._access_log = access_log
+        self._token = ""
+        self._operator: Mesh | None = None
+        self.control = Child(CONTROL, self._launch_control)
+        self.workloads = {
+            f"{name}-{replica}": Child(f"{name}-{replica}", self._launching(name, workload, replica))
+            for name, workload in mesh.workloads.items()
+            for replica in range(1, workload.replicas + 1)
+        }
+
+    async def answers(self) -> Addresses:
+        """Wait until the control plane that runs now has said where it listens."""
+        while True:
+            addresses = self._state.addresses()
+            if addresses and addresses.pid == self.control.pid:
+                return addresses
+            await asyncio.sleep(_POLL_S / 2)
+
+    @asynccontextmanager
+    async def joined(self) -> AsyncIterator[None]:
+        """Be the operator while the block runs: the certificate that `up` and every command speak with."""
+        addresses = await self.answers()
+        read_end = pipe_holding(self._token)
+        settings = Settings(
+            name=OPERATOR,
+            state_dir=self._state.operator,
+            enrolment=addresses.enrolment,
+            roots=self._state.roots,
+            trust_domain=self._mesh.trust_domain,
+            join_token_fd=read_end,
+        )
+        async with join(settings) as self._operator:
+            yield
+
+    async def rows(self) -> list[Row]:
+        """Every process and what the control plane knows of it."""
+        addresses = self._state.addresses()
+        replicas = await self._admin(lambda admin: admin.ListReplicas(_LIST, timeout=CALL_S))
+        known = {(replica.spiffe_id, replica.replica): replica for replica in replicas.replicas}
+        rows = [
+            Row(
+                name=CONTROL,
+                identity=str(self._mesh.id_of(CONTROL)),
+                address=addresses.mesh if addresses else "",
+                status="serving" if addresses else self.control.condition,
+                pid=self.control.pid,
+                expires="",
+            )
+        ]
+        for name, workload in self._mesh.workloads.items():
+            identity = str(self._mesh.id_of(name))
+            for replica in range(1, workload.replicas + 1):
+                child = self.workloads[f"{name}-{replica}"]
+                rows.append(_row(child, identity, known.get((identity, str(replica))), workload))
+        return rows
+
+    async def all_serve(self) -> list[Row]:
+        """Wait until every process runs and every workload that serves anything is offered to callers."""
+        while True:
+            rows = await self.rows()
+            if all(row.serves for row in rows):
+                return rows
+            await asyncio.sleep(_POLL_S)
+
+    async def stop(self) -> None:
+        """Workloads in the opposite order of mesh.toml, so callers before those they call; control last."""
+        for name, workload in reversed(self._mesh.workloads.items()):
+            replicas = [f"{name}-{replica}" for replica in range(1, workload.replicas + 1)]
+            await self._supervisor.stop(replicas, GRACE_S)
+
+    async def stop_control(self) -> None:
+        await self._supervisor.stop([CONTROL], GRACE_S)
+
+    def once(self) -> Child:
+        """The [once] command as a child; it is for the caller to run it once only."""
+        once = self._mesh.once
+        assert once is not None  # noqa: S101 - the caller has looked
+        workload = Workload(command=once.command)
+        return Child(once.workload, self._launching(once.workload, workload, "once"))
+
+    async def _launch_control(self) -> Launch:
+        self._token, _ = tokens.mint(self._mesh.id_of(OPERATOR), serves=(), ttl=TOKEN_LIFE, now=utc_now())
+        return Launch(
+            command=[sys.executable, "-m", "hauberk.services.control.main"],
+            environment=self._environment(
+                {
+                    "HAUBERK_CONTROL_CONFIG": str(self._state.mesh_file),
+                    "HAUBERK_CONTROL_STATE": str(self._state.folder),
+                }
+            ),
+            folder=self._state.mesh_file.parent,
+            secrets={"HAUBERK_CONTROL_OPERATOR_TOKEN_FD": self._token},
+        )
+
+    def _launching(
+        self, name: str, workload: Workload, replica: int | str
+    ) -> Callable[[], Awaitable[Launch]]:
+        async def launch() -> Launch:
+            token = await self._invite(name, workload)
+            addresses = await self.answers()
+            command = [sys.executable if part == "python" else part for part in workload.command[:1]]
+            settings = {
+                "HAUBERK_NAME": name,
+                "HAUBERK_TRUST_DOMAIN": self._mesh.trust_domain,
+                "HAUBERK_STATE_DIR": str(self._state.workload(name, replica)),
+                "HAUBERK_ENROLMENT": addresses.enrolment,
+                "HAUBERK_ROOTS": str(self._state.roots),
+                "HAUBERK_REPLICA": str(replica),
+                "HAUBERK_LISTEN": workload.listen,
+                "HAUBERK_DRAIN_SECONDS": f"{DRAIN_S:g}",
+                "DATABASE_URL": self._state.database_url(name),
+            }
+            return Launch(
+                command=[*command, *workload.command[1:]],
+                environment=self._environment(settings | workload.env),
+                folder=self._state.mesh_file.parent,
+                secrets={"HAUBERK_JOIN_TOKEN_FD": token},
+            )
+
+        return launch
+
+    def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Ours without what was meant for other processes of a mesh, and with what a child is told."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HAUBERK_")}
+        logged = {"HAUBERK_ACCESS_LOG": "1"} if self._access_log else {}
+        return inherited | {"PYTHONUNBUFFERED": "1"} | logged | dict(settings)
+
+    async def _invite(self, name: str, workload: Workload) -> str:
+        """A token for one start; waits a while for a control plane that is being restarted."""
+        request = admin_pb2.InviteRequest(name=name, serves=workload.serves)
+        request.ttl.FromTimedelta(TOKEN_LIFE)
+        invitation = await self._admin(lambda admin: admin.Invite(request, timeout=CALL_S))
+        return str(invitation.join_token)
+
+    async def _admin(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
+        """One call of the Admin service; tried again for a while where the control plane is being restarted."""
+        assert self._operator is not None  # noqa: S101 - only used once joined
+        ends = time.monotonic() + CONTROL_WAIT_S
+        while True:
+            try:
+                return await call(admin_pb2_grpc.AdminStub(self._operator.control))
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > ends:
+                    raise
+            await asyncio.sleep(_POLL_S)
+
+
+_LIST = admin_pb2.ListReplicasRequest()
+
+
+def _row(child: Child, identity: str, known: admin_pb2.Replica | None, workload: Workload) -> Row:
+    if known is not None and child.condition is Condition.RUNNING:
+        status = STATUS.get(known.status, "unknown")
+    elif child.condition is Condition.RUNNING:
+        status = "starting" if workload.serves else "serving"
+    else:
+        status = str(child.condition)
+    return Row(
+        name=child.name,
+        identity=identity,
+        address=known.address if known else "",
+        status=status,
+        pid=child.pid,
+        expires=instant(known.svid_expires_at) if known else "",
+    )

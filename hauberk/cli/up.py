@@ -1,0 +1,227 @@
+"""`hauberk up`: runs every process of mesh.toml on this machine until Ctrl-C, or once through (--once)."""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import re
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import grpc
+
+from hauberk.certs.errors import CertsError
+from hauberk.cli import authority, dial
+from hauberk.cli.errors import CommandFailed
+from hauberk.cli.local_mesh import LocalMesh, Row
+from hauberk.cli.mesh_file import MeshFile, Once
+from hauberk.cli.options import json_option, print_json, table
+from hauberk.cli.process import Process, process_group
+from hauberk.cli.state import State
+from hauberk.cli.supervisor import Supervisor
+from hauberk.cli.trip import Hop, Trip
+from hauberk.errors import MeshError
+from hauberk.racing import first_of
+
+T = TypeVar("T")
+
+READY_S = 60.0
+"""How long --once waits until all serve; without it, how often it is said who does not."""
+RECORDS_S = 3.0
+"""How long --once waits for the records of a trip after the command that made it."""
+_TRACE = re.compile(r"trace ([0-9a-f]{32})", re.ASCII)
+
+
+@click.command("up", epilog="Example:  hauberk up mesh.toml --once")
+@click.argument("mesh_file", default="mesh.toml", envvar="HAUBERK_MESH", metavar="[mesh.toml]", type=Path)
+@click.option("--once", is_flag=True, help="Run the [once] command through the mesh, print one trip, end.")
+@json_option
+def command(mesh_file: Path, once: bool, as_json: bool) -> None:
+    """Run the whole mesh on this machine.
+
+    Makes .hauberk/ and its CA beside mesh.toml where they are missing, starts the control plane and every
+    replica, restarts what dies, and prints a table when all serve. Ctrl-C stops all of it in order.
+    """
+    logging.basicConfig(level=logging.WARNING, format="hauberk | %(message)s")
+    state = State.beside(mesh_file)
+    mesh = state.mesh()
+    state.make()
+    claim = state.claim()
+    try:
+        if authority.exists(state):
+            authority.load(state, mesh)
+        else:
+            authority.create(state, mesh)
+        failures = asyncio.run(_Run(state, mesh, once=once, as_json=as_json).to_its_end())
+    finally:
+        state.forget_addresses()
+        os.close(claim)
+    if failures:
+        raise CommandFailed("; ".join(failures))
+
+
+class _Ended(Exception):
+    """Whoever started us wants us to stop."""
+
+
+class _Run:
+    """One run of a mesh, from the first process to the last."""
+
+    def __init__(self, state: State, mesh: MeshFile, *, once: bool, as_json: bool) -> None:
+        self._state = state
+        self._mesh = mesh
+        self._once = once
+        self._as_json = as_json
+        self._began = time.monotonic()
+        self._told_to_stop = asyncio.Event()
+        self._hops: list[Hop] = []
+        self._answer: dict[str, Any] = {}
+
+    async def to_its_end(self) -> list[str]:
+        """Start, serve, stop; what failed, a line each."""
+        async with process_group() as group, asyncio.TaskGroup() as tasks:
+            supervisor = Supervisor(group, on_line=self._line, say=_say)
+            local = LocalMesh(self._state, self._mesh, supervisor, access_log=self._once)
+            self._listen_for_signals(supervisor)
+            tasks.create_task(supervisor.keep(local.control))
+            try:
+                failures = await self._with_control(local, supervisor, group, tasks)
+            except _Ended:
+                failures = []
+            except (CertsError, MeshError, grpc.aio.AioRpcError) as error:
+                failures = [dial.failure(error).message if isinstance(error, grpc.RpcError) else str(error)]
+            finally:
+                await local.stop_control()
+        failures += [f"{child.name} was given up" for child in supervisor.given_up]
+        if self._once:
+            failures += [f"{child.name} died {child.deaths} times" for child in supervisor.died]
+        if self._as_json and (self._once or failures):
+            print_json(self._answer | {"failures": failures})
+        return failures
+
+    async def _with_control(
+        self, local: LocalMesh, supervisor: Supervisor, group: int, tasks: asyncio.TaskGroup
+    ) -> list[str]:
+        await self._unless_ended(local.answers(), supervisor)
+        async with local.joined():
+            for child in local.workloads.values():
+                tasks.create_task(supervisor.keep(child))
+            try:
+                return await self._serving(local, supervisor, group)
+            finally:
+                _say(f"stopping {len(local.workloads) + 1} processes")
+                await local.stop()
+
+    async def _serving(self, local: LocalMesh, supervisor: Supervisor, group: int) -> list[str]:
+        rows = await self._unless_ended(self._all_serve(local), supervisor)
+        if rows is None:
+            return [f"not all serve after {READY_S:g} s"]
+        self._show(rows)
+        if not self._once:
+            if self._as_json:
+                print_json(self._answer)
+            await self._unless_ended(asyncio.Event().wait(), supervisor)
+        elif self._mesh.once:
+            return await self._unless_ended(self._drive(local, self._mesh.once, group), supervisor)
+        return []
+
+    async def _all_serve(self, local: LocalMesh) -> list[Row] | None:
+        while True:
+            try:
+                async with asyncio.timeout(READY_S):
+                    return await local.all_serve()
+            except TimeoutError:
+                late = [f"{row.name} ({row.status})" for row in await local.rows() if not row.serves]
+                _say(f"still not serving: {', '.join(late)}")
+                if self._once:
+                    return None
+
+    async def _drive(self, local: LocalMesh, once: Once, group: int) -> list[str]:
+        """Run the [once] command, then print the trip that its last line names."""
+        lines: list[str] = []
+
+        def on_line(stream: str, line: str) -> None:
+            self._line(once.workload, stream, line)
+            if stream == "out" and line.strip():
+                lines.append(line)
+
+        driver = await Process.start(await local.once().launch(), group, on_line)
+        try:
+            code = await driver.wait()
+        finally:
+            driver.signal(signal.SIGTERM)
+        self._answer["once"] = {"exit_code": code, "output": lines}
+        if code != 0:
+            return [f"the [once] command ended with exit code {code}"]
+        named = _TRACE.fullmatch(lines[-1].strip()) if lines else None
+        if named is None:
+            return ["the last line of the [once] command is not: trace TRACE_ID"]
+        trip, missing = await self._trip(named[1], once)
+        self._answer["trip"] = trip.json()
+        if not self._as_json:
+            click.echo(f"\n{trip.text()}\n")
+        return missing + trip.failures()
+
+    async def _trip(self, trace_id: str, once: Once) -> tuple[Trip, list[str]]:
+        """The trip as recorded, once it is whole or nothing more can be expected; and what it lacks."""
+        identity = str(self._mesh.id_of(once.workload))
+        through = [str(self._mesh.id_of(name)) for name in once.through]
+        ends = time.monotonic() + RECORDS_S
+        while True:
+            trip = Trip.of(trace_id, self._hops)
+            missing = trip.missing(starts_with=identity, through=through)
+            if not missing or time.monotonic() > ends:
+                return trip, missing
+            await asyncio.sleep(0.05)
+
+    def _show(self, rows: list[Row]) -> None:
+        took = time.monotonic() - self._began
+        self._answer |= {
+            "serving_after_s": round(took, 3),
+            "workloads": [dataclasses.asdict(row) for row in rows],
+        }
+        if not self._as_json:
+            heads = ("WORKLOAD", "IDENTITY", "ADDRESS", "STATUS", "PID", "SVID UNTIL")
+            cells = [(r.name, r.identity, r.address, r.status, str(r.pid or ""), r.expires) for r in rows]
+            click.echo(f"\n{table(heads, cells)}\n\nall serve after {took:.1f} s")
+            if not self._once:
+                click.echo("Ctrl-C stops them; look around: hauberk ps, hauberk policy show, hauberk doctor")
+
+    def _line(self, name: str, stream: str, line: str) -> None:
+        """One line of a child's output: kept if it records a call, else printed, with the child's name."""
+        if self._once and stream == "err" and (hop := Hop.parse(line)):
+            self._hops.append(hop)
+        elif stream == "out" and self._mesh.once and name == self._mesh.once.workload and not self._as_json:
+            click.echo(line)
+        else:
+            click.echo(f"{name} | {line}", err=True)
+
+    def _listen_for_signals(self, supervisor: Supervisor) -> None:
+        def stop() -> None:
+            if self._told_to_stop.is_set():
+                _say("told twice: ending all processes at once")
+                supervisor.kill()
+            self._told_to_stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+
+    async def _unless_ended(self, work: Coroutine[Any, Any, T], supervisor: Supervisor) -> T:
+        """What `work` returns; _Ended if a signal comes first, or a child is given up."""
+        result: list[T] = []
+
+        async def working() -> None:
+            result.append(await work)
+
+        await first_of(working(), self._told_to_stop.wait(), supervisor.failed.wait())
+        if not result:
+            raise _Ended
+        return result[0]
+
+
+def _say(text: str) -> None:
+    click.echo(f"hauberk | {text}", err=True)
