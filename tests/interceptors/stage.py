@@ -1,5 +1,6 @@
-"""A real server behind the guard, over real mTLS on port 0, and callers with names; what the tests here share."""
+"""A real server behind the guard, over real mTLS on port 0, and callers with names."""
 
+import asyncio
 import enum
 import io
 import json
@@ -42,11 +43,11 @@ class Shape(enum.Enum):
 
     @property
     def requests_stream(self) -> bool:
-        return self.value[0]
+        return bool(self.value[0])
 
     @property
     def replies_stream(self) -> bool:
-        return self.value[1]
+        return bool(self.value[1])
 
 
 def path(method: str) -> str:
@@ -100,12 +101,13 @@ def echo(shape: Shape, seen: list[Any] | None = None) -> Behaviour:
         async for request in requests:
             yield request
 
-    return {
+    behaviours: dict[Shape, Behaviour] = {
         Shape.UNARY_UNARY: one,
         Shape.UNARY_STREAM: one_many,
         Shape.STREAM_UNARY: many_one,
         Shape.STREAM_STREAM: many_many,
-    }[shape]
+    }
+    return behaviours[shape]
 
 
 async def call(
@@ -114,11 +116,11 @@ async def call(
     name: str = "Echo",
     *,
     requests: Iterable[bytes] = (b"hello",),
-    timeout: float | None = 10,
+    within: float | None = 10,
     metadata: Metadata | None = None,
 ) -> list[bytes]:
     """The replies of one call, as bytes; raises what the stub raises. `name` may be a whole path."""
-    made = begin(channel, shape, name, requests=requests, timeout=timeout, metadata=metadata)
+    made = begin(channel, shape, name, requests=requests, within=within, metadata=metadata)
     if shape.replies_stream:
         return [reply async for reply in made]
     return [await made]
@@ -130,16 +132,16 @@ def begin(
     name: str = "Echo",
     *,
     requests: Iterable[bytes] | None = (b"hello",),
-    timeout: float | None = 10,
+    within: float | None = 10,
     metadata: Metadata | None = None,
 ) -> Any:
     """The call object itself."""
     whole = name if name.startswith("/") else path(name)
     multicallable = getattr(channel, shape.name.lower())(whole)
     if requests is None:
-        return multicallable(timeout=timeout, metadata=metadata)
+        return multicallable(timeout=within, metadata=metadata)
     sent = iter(list(requests)) if shape.requests_stream else next(iter(requests))
-    return multicallable(sent, timeout=timeout, metadata=metadata)
+    return multicallable(sent, timeout=within, metadata=metadata)
 
 
 def info(error: grpc.aio.AioRpcError) -> ErrorInfo:
@@ -155,13 +157,42 @@ def info(error: grpc.aio.AioRpcError) -> ErrorInfo:
     return found
 
 
+class Lines(io.StringIO):
+    """A stream that can be waited on until it holds so many lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grown = asyncio.Event()
+
+    def write(self, text: str) -> int:
+        self._grown.set()
+        return super().write(text)
+
+    async def reach(self, count: int) -> list[str]:
+        async with asyncio.timeout(10):
+            while len(lines := self.getvalue().splitlines()) < count:
+                self._grown.clear()
+                await self._grown.wait()
+        return lines
+
+
+class Clock:
+    """A wall clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
 class Stage:
     """One mesh: an authority, servers behind guards, channels for whoever is named."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority.create(folder / "ca", TRUST_DOMAIN, now=datetime.now(UTC))
         self.trust = Watch(Trust(self.authority.bundle))
-        self.log = io.StringIO()
+        self.log = Lines()
         self.guard: Guard
         self.server: grpc.aio.Server
         self.address = ""
@@ -237,14 +268,19 @@ class Stage:
         return channel
 
     def guarded(
-        self, name: str = "gateway", *, address: str | None = None, explain: Explain | None = None, to: str | None = None
+        self,
+        name: str = "gateway",
+        *,
+        address: str | None = None,
+        explain: Explain | None = None,
+        to: str | None = None,
     ) -> grpc.aio.Channel:
         """The same, as the mesh hands it out."""
         return guarded(self.channel(name, address=address), explain=explain, to=to)
 
-    def records(self) -> list[dict[str, Any]]:
-        """What the access log holds."""
-        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+    async def records(self, count: int = 1) -> list[dict[str, Any]]:
+        """What the access log holds, once it has so many lines: a caller hears before the line is written."""
+        return [json.loads(line) for line in await self.log.reach(count)]
 
     async def close(self) -> None:
         await self._open.aclose()

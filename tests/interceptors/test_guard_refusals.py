@@ -1,14 +1,11 @@
 """Each refusal, in each of the four shapes: what the caller is told, and that the method never ran."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
 from grpc.aio import AioRpcError
 
-from hauberk.interceptors.peer import Trust
-from hauberk.interceptors.policy import DeadlineRule
 from tests.interceptors.stage import Shape, Stage, call, echo, info, path, policy
 
 
@@ -21,7 +18,7 @@ async def refused(stage: Stage, shape: Shape, name: str = "gateway", **how: Any)
 async def test_a_caller_on_the_list_is_served(stage: Stage, shape: Shape) -> None:
     await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
     assert await call(stage.channel("gateway"), shape) == [b"hello"]
-    (record,) = stage.records()
+    (record,) = await stage.records()
     assert (record["grpc.status"], record["error.reason"]) == ("OK", None)
     assert record["client.spiffe_id"] == "spiffe://mesh.test/gateway"
     assert record["rpc.method"] == path("Echo")
