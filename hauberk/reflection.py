@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection_pb2 as _v1alpha  # noqa: F401 - loads its file, to be described too
 
+from hauberk.interceptors.servant import RpcMethod
 from hauberk.protos.third_party.grpc.reflection.v1.reflection_pb2 import (
     ErrorResponse,
     ExtensionNumberResponse,
@@ -41,7 +42,9 @@ class Reflection:
         self._services = services
         self._pool = pool or descriptor_pool.Default()
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler[ServerReflectionRequest, ServerReflectionResponse]]:
+    def handlers(
+        self,
+    ) -> "dict[str, RpcMethod]":
         """The method handlers, the same for either version."""
         return {
             METHOD: grpc.stream_stream_rpc_method_handler(

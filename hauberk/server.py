@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -27,11 +27,12 @@ from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
+from hauberk.interceptors.servant import RpcMethod
 from hauberk.options import Option, server_options
 
 _log = logging.getLogger(__name__)
 
-Handlers = Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
 DRAIN_S = 10.0
 
 

@@ -204,7 +204,7 @@ class LocalMesh:
         return str(invitation.join_token)
 
     async def _admin(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
-        """One call of the Admin service; tried again for a while where the control plane is being restarted."""
+        """One call of the Admin service; tried again while the control plane is being restarted."""
         assert self._operator is not None  # noqa: S101 - only used once joined
         ends = time.monotonic() + CONTROL_WAIT_S
         while True:
