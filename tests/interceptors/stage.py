@@ -235,12 +235,15 @@ class Stage:
         guard: Guard,
         *,
         credentials: grpc.ServerCredentials | None = None,
+        insecure: bool = False,
         options: Sequence[tuple[str, Any]] = (),
     ) -> str:
         self.server = grpc.aio.server(handlers=[guard], options=[("grpc.so_reuseport", 0), *options])
-        port = self.server.add_secure_port(
-            "127.0.0.1:0", credentials or server_credentials(Watch(self.credentials("server")))
-        )
+        if insecure:
+            port = self.server.add_insecure_port("127.0.0.1:0")
+        else:
+            tls = credentials or server_credentials(Watch(self.credentials("server")))
+            port = self.server.add_secure_port("127.0.0.1:0", tls)
         await self.server.start()
         self._open.push_async_callback(self.server.stop, 0)
         self.address = f"127.0.0.1:{port}"
