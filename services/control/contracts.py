@@ -1,7 +1,7 @@
 """A contract as a workload announces it: descriptors read as data, and the policies found in them.
 
-What comes from a workload never joins a descriptor pool. Only the service itself is kept, without the messages,
-comments and other services that came with it.
+What comes from a workload never joins a descriptor pool. Only the service itself is kept, without the
+messages, comments and other services that came with it.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ class Announced:
 def read_contracts(descriptors: bytes, services: Iterable[str]) -> tuple[Announced, ...]:
     """The contracts of `services` (full names), from a serialised FileDescriptorSet.
 
-    Raises RequestRefused: too large, unreadable, a service missing or described twice, without policy, or with
-    one that this build does not know.
+    Raises RequestRefused: too large, unreadable, a service missing or described twice, without policy, or
+    with one that this build does not know.
     """
     if len(descriptors) > MAX_DESCRIPTORS:
         raise _refused(f"descriptors have {len(descriptors)} bytes, at most {MAX_DESCRIPTORS} are read")

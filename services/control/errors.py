@@ -94,6 +94,16 @@ class StoreUnavailable(Refused):
     reason = "STORE_UNAVAILABLE"
 
 
+class AuthorityUnavailable(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "AUTHORITY_UNAVAILABLE"
+
+
+class NotPublished(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "NOT_PUBLISHED"
+
+
 async def ask(question: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Put a blocking question to the store, off the event loop.
 

@@ -1,20 +1,20 @@
-"""Who is here: the replicas announced and the contracts they brought, held in memory, changed in one event loop.
+"""Who is here: the replicas announced and the contracts they brought, held in memory, in one event loop.
 
-A replica is held by the lease of its stream. When that ends, the replica stays listed for a grace, so that its
-next stream takes over without a change for callers. Every change is published, and replaces `state` for whoever
-saves it.
+A replica is held by the lease of its stream. When that ends, the replica stays listed for a grace, so that
+its next stream takes over without a change for callers. Every change is published, and replaces `state` for
+whoever saves it.
 """
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.services.control.contracts import Announced
-from hauberk.services.control.errors import AddressTaken
+from hauberk.services.control.errors import AddressTaken, NameRevoked, NotBound
 from hauberk.services.control.publish import Clock, Publisher, Timer
 from hauberk.services.control.snapshot import Contract, Replica, Status, Workload
 
@@ -65,7 +65,7 @@ class Roster:
         grace_s: float,
         clock: Clock,
     ) -> None:
-        """`grace_s`: how long a replica outlives its stream. What is `restored` stays for RESTORED_GRACE_S."""
+        """A replica outlives its stream by `grace_s`; what is `restored` waits RESTORED_GRACE_S for one."""
         self._publisher = publisher
         self._bindings = bindings
         self._revoked = revoked
@@ -110,11 +110,24 @@ class Roster:
             for name in sorted({*contracts, *replicas}, key=str)
         ]
 
+    def check_bound(self, spiffe_id: SpiffeId, services: Iterable[str]) -> None:
+        """Raises NameRevoked, or NotBound if one of the contracts is not this name's to serve."""
+        if str(spiffe_id) in self._revoked:
+            raise NameRevoked(f"{spiffe_id} was revoked")
+        for service in services:
+            if self._bindings.get(service) != spiffe_id:
+                raise NotBound(
+                    f"{spiffe_id} announced {service:.99}, which it may not serve: "
+                    f"hauberk invite {spiffe_id.name} --serves {service:.99}",
+                    metadata={"contract": service, "spiffe_id": str(spiffe_id)},
+                )
+
     def take(self, replica: Replica, contracts: tuple[Announced, ...]) -> Lease:
         """List the replica, in place of what it announced before; an older stream of it is ended.
 
-        Raises AddressTaken if another living replica has its address.
+        Raises NameRevoked, NotBound, or AddressTaken if another living replica has its address.
         """
+        self.check_bound(replica.spiffe_id, replica.contracts)
         key = replica.spiffe_id, replica.replica
         self._free_address(key, replica.address)
         before = self._listed.get(key)

@@ -1,10 +1,11 @@
 """The roster as it is saved, so that a restart loses neither endpoints nor routes.
 
-It is no truth, only a memory: replicas announce themselves again. So a database that fails delays the saving and
-nothing else.
+It is no truth, only a memory: replicas announce themselves again. So a database that fails delays the saving
+and nothing else.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 
@@ -47,12 +48,12 @@ class RosterStore:
             for row in connection.execute(select(contracts)).mappings():
                 self._saved_contracts[row["service"], row["spiffe_id"]] = dict(row)
         known: dict[tuple[SpiffeId, str], Announced] = {}
-        for row in self._saved_contracts.values():
+        for (service, name), saved in self._saved_contracts.items():
             try:
-                [announced] = read_contracts(_bytes(row["descriptor"]), [str(row["service"])])
-                known[SpiffeId.parse(str(row["spiffe_id"])), announced.contract.service] = announced
+                [announced] = read_contracts(_bytes(saved["descriptor"]), [service])
+                known[SpiffeId.parse(name), service] = announced
             except (Refused, CertsError) as error:
-                _log.warning("saved contract %s is left out: %s", row["service"], error)
+                _log.warning("saved contract %s is left out: %s", service, error)
         listed = [_replica(row, known) for row in self._saved_replicas.values()]
         return State(
             tuple(replica for replica in listed if replica is not None),
@@ -86,6 +87,11 @@ class RosterStore:
                     await asyncio.sleep(RETRY_S)
                     state = states.value
             await asyncio.sleep(GATHERED_S)
+
+    async def save_last(self, state: State) -> None:
+        """Save once; what fails is logged."""
+        with contextlib.suppress(Refused):
+            await ask(self.save, state)
 
 
 def _replace(connection: Connection, table: Table, saved: Rows, wanted: Rows) -> None:

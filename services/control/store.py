@@ -109,7 +109,10 @@ class Store:
             )
 
     def invited(self, digest: bytes, now: datetime) -> SpiffeId:
-        """Whom the token names; spends nothing. Raises TokenUnknown, TokenSpent, TokenExpired or NameRevoked."""
+        """Whom the token names; spends nothing.
+
+        Raises TokenUnknown, TokenSpent, TokenExpired or NameRevoked.
+        """
         with reading(self.engine) as connection:
             spiffe_id = _check_token(connection, digest, now)
             _check_not_revoked(connection, spiffe_id)
@@ -213,7 +216,8 @@ def _bind(connection: Connection, spiffe_id: SpiffeId, serves: Iterable[str]) ->
     for contract in sorted(wanted & owners.keys()):
         if owners[contract] != name:
             raise BoundElsewhere(
-                f"contract {contract} is bound to {owners[contract]}: invite that name without it first",
+                f"contract {contract} is bound to {owners[contract]}: first invite that name without it, "
+                f"which frees it",
                 metadata={"contract": contract, "bound_to": owners[contract]},
             )
     connection.execute(delete(bindings).where(bindings.c.contract.in_(owners.keys() - wanted)))

@@ -1,0 +1,243 @@
+"""The servicer that operators ask: invitations, revocations, root rolls, and what there is to see."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import grpc
+
+from hauberk.certs import join
+from hauberk.certs.errors import IdentityError
+from hauberk.certs.identity import SpiffeId
+from hauberk.certs.roots import RootState
+from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
+from hauberk.services.control.contracts import to_proto
+from hauberk.services.control.errors import NameRevoked, NotYet, RequestRefused, ask
+from hauberk.services.control.registry import TO_PROTO
+from hauberk.services.control.roster import Roster
+from hauberk.services.control.snapshot import OPERATORS
+from hauberk.services.control.store import Revocation, Store
+from hauberk.services.control.streams import Streams, caller
+from hauberk.services.control.trust import TrustSource
+
+DEFAULT_TTL, LONGEST_TTL = timedelta(minutes=10), timedelta(days=1)
+MAX_REASON = 200
+RESERVED_CONTRACTS = ("hauberk.control.", "grpc.health.", "grpc.reflection.", "envoy.")
+"""The control plane's own, and what every server has: bound to nobody."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = logging.getLogger(__name__)
+_ORIGINS = {"method": "method option", "service": "service defaults"}
+
+
+class XdsClients(Protocol):
+    """The connected xDS clients."""
+
+    def clients(self) -> list[admin_pb2.XdsClient]: ...
+
+    def drop(self, spiffe_id: str) -> None: ...
+
+
+class Admin(admin_pb2_grpc.AdminServicer):
+    """What changes the mesh is done one at a time, and logged with who asked."""
+
+    def __init__(
+        self,
+        store: Store,
+        source: TrustSource,
+        roster: Roster,
+        clients: XdsClients,
+        streams: Streams,
+        *,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._roster = roster
+        self._clients = clients
+        self._streams = streams
+        self._clock = clock
+        self._changing = asyncio.Lock()
+
+    async def Invite(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.InviteRequest, context: Context
+    ) -> admin_pb2.InviteResponse:
+        spiffe_id = self._named(request.name)
+        serves = () if request.keep_bindings else _serves(spiffe_id, request.serves)
+        ttl = _ttl(request)
+        now = self._clock()
+        try:
+            token, record = join.mint(spiffe_id, serves=serves, ttl=ttl, now=now)
+        except (IdentityError, ValueError) as error:
+            raise RequestRefused(str(error), reason="INVITATION_REFUSED") from error
+        async with self._changing:
+            await ask(self._store.invite, record, keep_bindings=request.keep_bindings, now=now)
+            if not request.keep_bindings:
+                self._roster.rebind(await ask(self._store.bindings))
+        _log.info(
+            "%s invited %s, serving %s",
+            caller().spiffe_id,
+            spiffe_id,
+            "what it did" if request.keep_bindings else ", ".join(serves) or "nothing",
+        )
+        response = admin_pb2.InviteResponse(join_token=token, spiffe_id=str(spiffe_id))
+        response.expires_at.FromDatetime(record.expires_at)
+        return response
+
+    async def Revoke(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.RevokeRequest, context: Context
+    ) -> admin_pb2.RevokeResponse:
+        spiffe_id, operator = self._named(request.name), caller().spiffe_id
+        if spiffe_id == operator:
+            raise RequestRefused("an operator cannot revoke its own name: ask another", reason="OWN_NAME")
+        if spiffe_id == self._source.authority.control_id:
+            raise RequestRefused("the control plane cannot be revoked: roll the root", reason="NAME_REFUSED")
+        revocation = Revocation(
+            spiffe_id=spiffe_id,
+            reason=_reason(request.reason),
+            revoked_by=str(operator),
+            revoked_at=self._clock(),
+        )
+        async with self._changing:
+            await ask(self._store.revoke, revocation)
+            bindings = await ask(self._store.bindings)
+            self._source.revoke(spiffe_id)
+            self._roster.revoke(spiffe_id, bindings)
+            self._streams.end(spiffe_id, NameRevoked.at(spiffe_id, revocation.revoked_at))
+            self._clients.drop(str(spiffe_id))
+        _log.warning("%s revoked %s: %s", operator, spiffe_id, revocation.reason or "no reason given")
+        return admin_pb2.RevokeResponse(spiffe_id=str(spiffe_id))
+
+    async def ListReplicas(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.ListReplicasRequest, context: Context
+    ) -> admin_pb2.ListReplicasResponse:
+        response = admin_pb2.ListReplicasResponse()
+        for each in self._roster.replicas():
+            response.replicas.add(
+                spiffe_id=str(each.spiffe_id),
+                replica=each.replica,
+                address=each.address,
+                status=TO_PROTO[each.status],
+                contracts=each.contracts,
+                agent=each.agent,
+            ).svid_expires_at.FromDatetime(each.svid_expires_at)
+        return response
+
+    async def ListPolicies(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.ListPoliciesRequest, context: Context
+    ) -> admin_pb2.ListPoliciesResponse:
+        enforced: dict[tuple[SpiffeId, str, str], list[str]] = defaultdict(list)
+        for each in self._roster.replicas():
+            for service, version in each.policy_versions.items():
+                enforced[each.spiffe_id, service, version].append(f"{each.spiffe_id}#{each.replica}")
+        response = admin_pb2.ListPoliciesResponse()
+        for spiffe_id, announced in self._roster.contracts():
+            contract = announced.contract
+            for policy in contract.methods.values():
+                if request.filter in ("", contract.service, policy.method):
+                    response.methods.add(
+                        method=policy.method,
+                        policy=to_proto(policy),
+                        origin=_ORIGINS.get(policy.origin, policy.origin),
+                        idempotency=policy.idempotency.value,
+                        version=contract.version,
+                        replicas=enforced[spiffe_id, contract.service, contract.version],
+                    )
+        return response
+
+    async def ListClients(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.ListClientsRequest, context: Context
+    ) -> admin_pb2.ListClientsResponse:
+        return admin_pb2.ListClientsResponse(clients=self._clients.clients())
+
+    async def ListRoots(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.ListRootsRequest, context: Context
+    ) -> admin_pb2.ListRootsResponse:
+        return admin_pb2.ListRootsResponse(roots=self._roots())
+
+    async def RollRoot(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.RollRootRequest, context: Context
+    ) -> admin_pb2.RollRootResponse:
+        authority = self._source.authority
+        steps = {
+            admin_pb2.RollRootRequest.STEP_PREPARE: authority.prepare,
+            admin_pb2.RollRootRequest.STEP_ACTIVATE: authority.activate,
+            admin_pb2.RollRootRequest.STEP_RETIRE: authority.retire,
+        }
+        if request.step not in steps:
+            raise RequestRefused(f"not a step of the root roll: {request.step}", reason="STEP_REFUSED")
+        async with self._changing:
+            if request.step == admin_pb2.RollRootRequest.STEP_RETIRE:
+                await self._check_nobody_needs_the_old_root()
+            await self._source.roll(steps[request.step])
+        _log.warning("%s: root roll: %s", caller().spiffe_id, steps[request.step].__name__)
+        return admin_pb2.RollRootResponse(roots=self._roots())
+
+    async def _check_nobody_needs_the_old_root(self) -> None:
+        """A workload whose certificate the old root signed could not even renew once it is retired."""
+        now = self._clock()
+        roots = self._source.authority.roots(now)
+        if not any(root.state is RootState.RETIRING for root in roots):
+            return
+        since = next(root.since for root in roots if root.state is RootState.ACTIVE)
+        left = await ask(self._store.survivors, issued_before=since, now=now)
+        if left.count:
+            raise NotYet(
+                f"{left.count} certificates under the old root are still valid: "
+                f"retire after {left.until:%Y-%m-%dT%H:%M:%SZ}, when the last of them has ended",
+                reason="OLD_ROOT_IN_USE",
+            )
+
+    def _roots(self) -> list[admin_pb2.Root]:
+        return [
+            admin_pb2.Root(
+                state=root.state.value,
+                fingerprint=root.fingerprint,
+                not_before=root.not_before,
+                not_after=root.not_after,
+            )
+            for root in self._source.authority.roots(self._clock())
+        ]
+
+    def _named(self, name: str) -> SpiffeId:
+        try:
+            return SpiffeId.of(self._source.authority.trust_domain, name)
+        except IdentityError as error:
+            raise RequestRefused(str(error), reason="NAME_REFUSED") from error
+
+
+def _serves(spiffe_id: SpiffeId, contracts: Iterable[str]) -> tuple[str, ...]:
+    serves = tuple(sorted(set(contracts)))
+    if serves and OPERATORS.matches(spiffe_id, spiffe_id.trust_domain):
+        raise RequestRefused(
+            "operators serve nothing: invite them without contracts", reason="INVITATION_REFUSED"
+        )
+    for contract in serves:
+        if contract.startswith(RESERVED_CONTRACTS):
+            raise RequestRefused(
+                f"contract can be bound to nobody: {contract:.99}", reason="INVITATION_REFUSED"
+            )
+    return serves
+
+
+def _ttl(request: admin_pb2.InviteRequest) -> timedelta:
+    if not request.HasField("ttl"):
+        return DEFAULT_TTL
+    seconds = request.ttl.seconds + request.ttl.nanos / 1e9
+    if not 0 < seconds <= LONGEST_TTL.total_seconds():
+        raise RequestRefused(
+            f"ttl is not over 0 and at most a day: {seconds:g} s", reason="INVITATION_REFUSED"
+        )
+    return timedelta(seconds=seconds)
+
+
+def _reason(text: str) -> str:
+    if len(text) > MAX_REASON or not (text.isprintable() or not text):
+        raise RequestRefused(
+            f"reason is not at most {MAX_REASON} printable characters", reason="REASON_REFUSED"
+        )
+    return text

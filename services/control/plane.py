@@ -1,0 +1,199 @@
+"""The control plane put together: what it serves, what runs beside it, and the order in which it leaves."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+from hauberk.certs.errors import CertsError
+from hauberk.certs.rotation import RenewalFailed, Rotated, keep_fresh
+from hauberk.interceptors.access_log import AccessLog
+from hauberk.options import Option
+from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc, enrolment_pb2_grpc, registry_pb2_grpc
+from hauberk.server import MeshServer
+from hauberk.services.control import addresses, ads
+from hauberk.services.control.addresses import Ports
+from hauberk.services.control.admin import Admin
+from hauberk.services.control.attempts import FailedAttempts
+from hauberk.services.control.enrolment import Enrolment, Identity
+from hauberk.services.control.issuer import Issuer
+from hauberk.services.control.opening import Opened, open_state
+from hauberk.services.control.publish import Publisher
+from hauberk.services.control.registry import Registry
+from hauberk.services.control.roster import Roster
+from hauberk.services.control.roster_store import RosterStore
+from hauberk.services.control.settings import ConfigError, ControlSettings, Listen
+from hauberk.services.control.snapshot import Snapshot
+from hauberk.services.control.streams import Streams
+from hauberk.services.control.trust import TrustSource
+
+STREAMS_PER_PEER = 2000
+"""Replicas of one workload share an identity, and each keeps three streams open."""
+LEAVE_S = 2.0
+
+# A dead replica is noticed by its silence: a ping a second, answered within another. Offers may have 1 MiB
+# of descriptors, which our own check should be the one to measure.
+MESH_OPTIONS: tuple[Option, ...] = (
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 1_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 2 * 1024 * 1024),
+    ("grpc.max_allowed_incoming_connections", 10_000),
+)
+
+_log = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def control_plane(
+    settings: ControlSettings, *, clock: Callable[[], datetime] = utc_now
+) -> AsyncIterator["ControlPlane"]:
+    """A control plane that listens until the block is left. Never makes a CA.
+
+    Raises ConfigError, StartRefused or ListenFailed.
+    """
+    with ExitStack() as stack:
+        opened = await asyncio.to_thread(open_state, settings, stack, clock())
+        plane = ControlPlane(settings, opened, clock)  # reads the store, before there is anybody to hold up
+        try:
+            await plane.listen()
+            yield plane
+        finally:
+            await plane.leave()
+
+
+class ControlPlane:
+    """One control plane. `keep` is what must run beside it."""
+
+    def __init__(self, settings: ControlSettings, opened: Opened, clock: Callable[[], datetime]) -> None:
+        """Reads the store before anybody can be answered from it. Raises ConfigError for a name of ours."""
+        self._settings = settings
+        self._clock = clock
+        self._folder = settings.state / "control"
+        self.store = opened.store
+        revoked = self.store.revoked()
+        try:
+            self.source = TrustSource(
+                opened.authority,
+                revoked=revoked,
+                lifetime=settings.svid_lifetime,
+                dns_names=settings.dns_names,
+                ip_addresses=settings.ip_addresses,
+                clock=clock,
+            )
+        except CertsError as error:
+            raise ConfigError(f"[control]: the control plane cannot be named so: {error}") from error
+        self.publisher = Publisher(Snapshot.of(settings.trust_domain, (), revoked))
+        self._roster_store = RosterStore(self.store.engine)
+        self.roster = Roster(
+            self.publisher,
+            bindings=self.store.bindings(),
+            revoked=revoked,
+            restored=self._roster_store.load(),
+            grace_s=settings.schedule.announcement_grace,
+            clock=asyncio.get_running_loop(),
+        )
+        self.publisher.flush()
+        self._streams = Streams(now=clock)
+        ports = addresses.last_ports(self._folder)
+        self.mesh = self._mesh_server(ports)
+        self.enrolment = self._enrolment_server(ports)
+
+    @property
+    def target(self) -> str:
+        """host:port at which workloads dial us."""
+        return self._settings.target(self._settings.listen, _port(self.mesh))
+
+    async def listen(self) -> None:
+        """Listen on both ports, then tell where. Raises ListenFailed."""
+        await self.mesh.start()
+        await self.enrolment.start()
+        enrolment = self._settings.target(self._settings.enrolment_listen, _port(self.enrolment))
+        await asyncio.to_thread(addresses.publish, self._folder, mesh=self.target, enrolment=enrolment)
+
+    async def keep(self) -> None:
+        """Keep our own SVID fresh and the roster saved. Runs until cancelled.
+
+        Raises SvidExpired (in a group) when our SVID could not be renewed: then we must stop serving.
+        """
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(
+                keep_fresh(self.source.credentials, self.source.renew, clock=self._clock, on_event=_tell)
+            )
+            loops.create_task(self._roster_store.keep_saved(self.roster.state))
+
+    async def leave(self) -> None:
+        """End every stream with UNAVAILABLE, finish the calls in flight, save what is announced."""
+        self._streams.close()
+        self.roster.close()
+        await asyncio.gather(self.mesh.stop(LEAVE_S), self.enrolment.stop(LEAVE_S))
+        await self._roster_store.save_last(self.roster.state.value)
+        await asyncio.to_thread(addresses.withdraw, self._folder)
+
+    def _mesh_server(self, ports: Ports) -> MeshServer:
+        """Identity, Registry, Admin and xDS, for callers with a certificate."""
+        server = self._server(addresses.same_again(self._settings.listen, ports.mesh), MESH_OPTIONS)
+        discovery = ads.Ads(self.publisher.snapshots, self.source.authority.control_id)
+        identity = Identity(self.store, self._issuer(), self.source, self._streams)
+        registry = Registry(self.roster, self.publisher.snapshots, self._streams)
+        admin = Admin(self.store, self.source, self.roster, discovery, self._streams, clock=self._clock)
+        enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)  # type: ignore[arg-type]
+        registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)  # type: ignore[arg-type]
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)  # type: ignore[arg-type]
+        server.add(ads.SERVICE, discovery.handlers(), ads.POLICIES)
+        return server
+
+    def _enrolment_server(self, ports: Ports) -> MeshServer:
+        """Enrolment alone, for callers that have no certificate yet."""
+        listen = addresses.same_again(self._settings.enrolment_listen, ports.enrolment)
+        server = self._server(listen, (), anonymous=True)
+        enrolment = Enrolment(
+            self.store,
+            self._issuer(),
+            self.source,
+            control_targets=lambda: (self.target,),
+            attempts=FailedAttempts(),
+            clock=self._clock,
+        )
+        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(enrolment, server)  # type: ignore[arg-type]
+        return server
+
+    def _issuer(self) -> Issuer:
+        return Issuer(self.source.authority, lifetime=self._settings.svid_lifetime, clock=self._clock)
+
+    def _server(self, listen: Listen, options: tuple[Option, ...], *, anonymous: bool = False) -> MeshServer:
+        name = str(self.source.authority.control_id)
+        return MeshServer(
+            credentials=self.source.credentials,
+            trust=self.source.trust,
+            schedule=self._settings.schedule,
+            listen=str(listen),
+            service_name=name,
+            access_log=AccessLog(sys.stderr, name) if self._settings.access_log else None,
+            anonymous=anonymous,
+            options=options,
+            in_flight_per_peer=STREAMS_PER_PEER,
+        )
+
+
+def _port(server: MeshServer) -> int:
+    return int(server.address.rpartition(":")[2])
+
+
+def _tell(event: Rotated | RenewalFailed) -> None:
+    match event:
+        case Rotated(svid=svid):
+            _log.info("our own svid was replaced, the new one ends at %s", svid.expires_at.isoformat())
+        case RenewalFailed(error=error, retry_in=retry_in, left=left):
+            _log.error(
+                "our own svid could not be replaced: %s; next try in %.0f s, it lives for %.0f s",
+                error,
+                retry_in.total_seconds(),
+                left.total_seconds(),
+            )
