@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hauberk.certs.authority import Authority
 from tests.certs.chain_cases import CASES, Case
-from tests.certs.forge import NOW
+from tests.certs.forge import HOUR, NOW
 
 OPENSSL, GO = shutil.which("openssl"), shutil.which("go")
 GO_VERIFIER = Path(__file__).with_name("verify_chains.go")
@@ -46,6 +47,35 @@ def openssl_accepts(case: Case, folder: Path, purpose: str) -> bool:
         (folder / "others.pem").write_bytes(others)
         command += ["-untrusted", str(folder / "others.pem")]
     return subprocess.run([*command, str(folder / "leaf.pem")], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(OPENSSL is None, reason="no openssl here: apt-get install openssl")
+@pytest.mark.parametrize(
+    "taken", [(), ("prepare",), ("prepare", "activate"), ("prepare", "activate", "retire")]
+)
+def test_openssl_accepts_what_our_authority_issues(tmp_path: Path, taken: tuple[str, ...]) -> None:
+    authority = Authority.create(tmp_path / "ca", "mesh.test", now=NOW)
+    for step in taken:
+        getattr(authority, step)(NOW)
+    svid = authority.issue(authority.control_id, lifetime=HOUR, now=NOW, ip_addresses=["127.0.0.1"])
+    files = {"chain": svid.chain_pem, "roots": authority.bundle.pem()}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    command = ["openssl", "verify", "-x509_strict", "-attime", str(int(NOW.timestamp())), "-no-CApath"]
+    command += ["-no-CAstore", "-CAfile", str(tmp_path / "roots"), "-untrusted", str(tmp_path / "chain")]
+    for right, wrong in (
+        (["-verify_hostname", "control.mesh.test"], ["-verify_hostname", "orders.mesh.test"]),
+        (["-verify_ip", "127.0.0.1"], ["-verify_ip", "127.0.0.2"]),
+    ):
+        for purpose in ("sslclient", "sslserver"):
+            accepted, refused = (
+                subprocess.run(
+                    [*command, "-purpose", purpose, *name, str(tmp_path / "chain")], capture_output=True
+                )
+                for name in (right, wrong)
+            )
+            assert accepted.returncode == 0, accepted.stderr.decode()
+            assert refused.returncode != 0
 
 
 @pytest.mark.skipif(GO is None, reason="no go here: install it from https://go.dev/dl")
