@@ -42,9 +42,7 @@ class Reflection:
         self._services = services
         self._pool = pool or descriptor_pool.Default()
 
-    def handlers(
-        self,
-    ) -> "dict[str, RpcMethod]":
+    def handlers(self) -> dict[str, RpcMethod]:
         """The method handlers, the same for either version."""
         return {
             METHOD: grpc.stream_stream_rpc_method_handler(

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, Self
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -32,7 +32,7 @@ from hauberk.options import Option, server_options
 
 _log = logging.getLogger(__name__)
 
-Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
+Handlers = Mapping[str, RpcMethod]
 DRAIN_S = 10.0
 
 
