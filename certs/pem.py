@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
 
 UNREADABLE = (
     ValueError,
@@ -17,6 +18,7 @@ UNREADABLE = (
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,  # an error only where warnings are made errors
 )
 """What cryptography raises for certificates and requests it cannot read."""
 
@@ -45,3 +47,5 @@ def check_readable(certificate: x509.Certificate) -> None:
         _ = (certificate.public_key(), certificate.extensions, certificate.signature_hash_algorithm)
     except UNREADABLE as error:
         raise ValueError("certificate is unreadable") from error
+    if certificate.serial_number <= 0:  # RFC 5280 section 4.1.2.2; cryptography only warns, today
+        raise ValueError("certificate has a serial number that is not positive")
