@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.face.control import Control
 from tests.face.town import Town
 
 
@@ -13,3 +14,9 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
     town = Town(tmp_path)
     yield town
     await town.close()
+
+
+@pytest.fixture
+async def control(tmp_path: Path) -> AsyncIterator[Control]:
+    async with Control(tmp_path) as control:
+        yield control

@@ -1,0 +1,144 @@
+"""A control plane in this process, and members that join it."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from hauberk.certs import join
+from hauberk.certs.authority import Authority
+from hauberk.certs.identity import SpiffeId
+from hauberk.mesh import Mesh
+from hauberk.mesh import join as join_mesh
+from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from hauberk.services.control.plane import ControlPlane, control_plane
+from hauberk.services.control.settings import ControlSettings, Listen
+from hauberk.settings import Settings
+
+TRUST_DOMAIN = "shop.test"
+CATALOG = "shop.catalog.v1.Catalog"
+BOUND = {CATALOG: "catalog"}
+
+
+class Catalog(catalog_pb2_grpc.CatalogServicer):
+    """Knows one product under any SKU. `hold` makes GetProduct wait until it is set."""
+
+    def __init__(self, name: str = "catalog") -> None:
+        self.name = name
+        self.ran = 0
+        self.entered = asyncio.Event()
+        self.hold: asyncio.Event | None = None
+
+    async def GetProduct(  # noqa: N802 - the contract's name
+        self, request: catalog_pb2.GetProductRequest, context: Any
+    ) -> catalog_pb2.Product:
+        self.ran += 1
+        self.entered.set()
+        if self.hold is not None:
+            await self.hold.wait()
+        return catalog_pb2.Product(sku=request.sku, name=self.name)
+
+    async def WatchProducts(  # noqa: N802 - the contract's name
+        self, request: catalog_pb2.WatchProductsRequest, context: Any
+    ) -> None:
+        number = int(request.skus[0]) if request.skus else 0
+        while True:
+            number += 1
+            await context.write(catalog_pb2.Product(sku=str(number)))
+            await asyncio.sleep(0.05)
+
+
+class Control:
+    """One mesh. Enter it, then `join` members; leaving ends those still in it, then the control plane."""
+
+    def __init__(self, folder: Path, *, lifetime: timedelta = timedelta(hours=1)) -> None:
+        self.folder = folder
+        self.authority = Authority.create(folder / "state" / "ca", TRUST_DOMAIN, now=datetime.now(UTC))
+        self._settings = ControlSettings(
+            trust_domain=TRUST_DOMAIN,
+            state=folder / "state",
+            listen=Listen(host="127.0.0.1", port=0),
+            enrolment_listen=Listen(host="127.0.0.1", port=0),
+            dns_names=(),
+            ip_addresses=("127.0.0.1",),
+            svid_lifetime=lifetime,
+            database=f"sqlite:///{folder}/control.db",
+            ca_passphrase_file=None,
+            operator_token_fd=None,
+            access_log=False,
+        )
+        self.plane: ControlPlane
+        self._members = AsyncExitStack()
+        self._running = AsyncExitStack()
+
+    async def start(self) -> None:
+        tasks = await self._running.enter_async_context(asyncio.TaskGroup())
+        self.plane = await self._running.enter_async_context(control_plane(self._settings))
+        keeping = tasks.create_task(self.plane.keep())
+        self._running.callback(keeping.cancel)
+
+    async def stop(self) -> None:
+        await self._running.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._members.aclose()
+        await self.stop()
+
+    @property
+    def trust_domain(self) -> str:
+        return TRUST_DOMAIN
+
+    def invite(self, name: str, *, serves: Iterable[str] | None = None, ttl: timedelta = timedelta(hours=1)) -> Path:
+        """A file with a join token for `name`."""
+        bound = [contract for contract, owner in BOUND.items() if owner == name] if serves is None else serves
+        now = datetime.now(UTC)
+        token, record = join.mint(SpiffeId.of(TRUST_DOMAIN, name), serves=bound, ttl=ttl, now=now)
+        self.plane.store.invite(record, keep_bindings=False, now=now)
+        self.plane.roster.rebind(self.plane.store.bindings())
+        file = self.folder / f"{name.replace('/', '-')}.token"
+        file.write_text(token + "\n")
+        return file
+
+    def settings(self, name: str, **more: Any) -> Settings:
+        """Settings of a member; with no join token unless one is given."""
+        return Settings(
+            **{
+                "name": name,
+                "state_dir": self.folder / "members" / name.replace("/", "-"),
+                "enrolment": self.plane.enrolment.address,
+                "roots": self.folder / "state" / "ca" / "roots.pem",
+                "drain_seconds": 2,
+                **more,
+            }
+        )
+
+    def join(self, name: str, **more: Any) -> join_mesh:
+        """The join of an invited member, to be entered."""
+        return join_mesh(self.settings(name, join_token_file=self.invite(name), **more))
+
+    async def member(self, name: str, **more: Any) -> Mesh:
+        """A member that stays until the mesh is left."""
+        return await self._members.enter_async_context(self.join(name, **more))
+
+    async def catalog(self, **more: Any) -> tuple[Mesh, Catalog]:
+        """A catalog that serves until the mesh is left."""
+        mesh = await self.member("catalog", **more)
+        servicer = Catalog()
+        server = mesh.server()
+        catalog_pb2_grpc.add_CatalogServicer_to_server(servicer, server)  # type: ignore[arg-type]
+        await server.start()
+        return mesh, servicer
+
+
+async def get_product(mesh: Mesh, sku: str = "A-1", within: float = 5) -> catalog_pb2.Product:
+    stub: Any = catalog_pb2_grpc.CatalogStub(mesh.channel)
+    product: catalog_pb2.Product = await stub.GetProduct(
+        catalog_pb2.GetProductRequest(sku=sku), timeout=within
+    )
+    return product
