@@ -146,7 +146,7 @@ class LocalMesh:
         """The [once] command as a child; it is for the caller to run it once only."""
         once = self._mesh.once
         assert once is not None  # noqa: S101 - the caller has looked
-        workload = Workload(command=once.command)
+        workload = Workload(command=once.command, env=once.env)
         return Child(once.workload, self._launching(once.workload, workload, "once"))
 
     async def _launch_control(self) -> Launch:

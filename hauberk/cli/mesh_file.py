@@ -3,7 +3,7 @@
     trust_domain = "shop.test"
     [control]          listen, enrolment_listen, names, svid_lifetime, database, ca_passphrase_file
     [workloads.NAME]   command, serves, replicas, listen, env
-    [once]             workload, command, through
+    [once]             workload, command, env, through
 
 Everything is checked before anything starts, and everything that is wrong is an error that says what, where
 and what to do; a key this build does not know is one too.
@@ -62,10 +62,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Once(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `up --once` runs when all serve, and the workloads its last trace must pass."""
+    """What `up --once` runs when all serve, and the workloads that the trace it names last must pass."""
 
     workload: str
     command: tuple[str, ...]
+    env: dict[str, str] = {}
     through: tuple[str, ...] = ()
 
 
@@ -196,19 +197,23 @@ class _Check:
             if not _SERVICE.fullmatch(service):
                 found = f"serves: not a service's full name: {service!r:.99}"
                 self._refuse(at, found, _EXAMPLES["serves"])
-        for variable in workload.env:
-            if not _VARIABLE.fullmatch(variable):
-                self._refuse(at, f"env: not a variable's name: {variable!r:.40}", "rename it")
-            if variable.startswith("HAUBERK_") or variable == "GRPC_SSL_CIPHER_SUITES":
-                self._refuse(at, f"env: {variable} is set by hauberk up itself", "remove it")
+        self._env(at, workload.env)
 
     def _once(self, once: Once, mesh: MeshFile) -> None:
         self._name("once", once.workload, mesh.trust_domain)
         self._command("once", once.command)
+        self._env("once", once.env)
         for name in once.through:
             if name not in mesh.workloads:
                 known = ", ".join(mesh.workloads) or "none"
                 self._refuse("once", f"through: no such workload: {name!r:.40}", f"workloads here: {known}")
+
+    def _env(self, at: str, env: dict[str, str]) -> None:
+        for variable in env:
+            if not _VARIABLE.fullmatch(variable):
+                self._refuse(at, f"env: not a variable's name: {variable!r:.40}", "rename it")
+            if variable.startswith("HAUBERK_") or variable == "GRPC_SSL_CIPHER_SUITES":
+                self._refuse(at, f"env: {variable} is set by hauberk up itself", "remove it")
 
     def _name(self, at: str, name: str, trust_domain: str) -> None:
         try:

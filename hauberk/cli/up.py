@@ -159,7 +159,7 @@ class _Run:
             return [f"the [once] command ended with exit code {code}"]
         named = _TRACE.fullmatch(lines[-1].strip()) if lines else None
         if named is None:
-            return ["the last line of the [once] command is not: trace TRACE_ID"]
+            return ["the last line of the [once] command is not: trace TRACE_ID"] if once.through else []
         trip, missing = await self._trip(named[1], once)
         self._answer["trip"] = trip.json()
         if not self._as_json:
