@@ -68,11 +68,11 @@ class Subscription:
         """Take an ACK, a NACK or a change of names.
 
         One that crossed a later response of ours changes no names: the client says them again when it answers
-        that one.
+        that one. One without a nonce answers nothing, and asks.
         """
         if self._asked:
             self._record(request, now)
-        if not self._asked or request.response_nonce == self._last_nonce:
+        if not self._asked or request.response_nonce in ("", self._last_nonce):
             self._subscribe(request.resource_names)
         self._asked = True
 

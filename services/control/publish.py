@@ -39,7 +39,7 @@ class Publisher:
     """The one writer of `snapshots`. Lives in one event loop, whose clock it uses unless given another."""
 
     def __init__(self, snapshot: Snapshot, *, clock: Clock | None = None) -> None:
-        """Starts from `snapshot`, which has to be the mesh as stored: the first client is answered from it."""
+        """Starts from `snapshot`, which has to be the mesh as stored: the first clients are told of it."""
         self.snapshots = Watch(snapshot)
         self._clock = clock or asyncio.get_running_loop()
         self._next: tuple[tuple[Workload, ...], frozenset[str]] | None = None

@@ -126,7 +126,7 @@ def test_a_workload_of_another_trust_domain_is_refused() -> None:
 
 
 def test_a_policy_of_another_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="given for /shop.Orders/Cancel"):
+    with pytest.raises(ValueError, match=r"given for /shop\.Orders/Cancel"):
         Contract(service="shop.Orders", methods={"Cancel": ORDERS.methods["Get"]}, version="1")
 
 
@@ -176,5 +176,3 @@ def test_reading_an_address_raises_nothing_but_value_error(text: str) -> None:
     except ValueError:
         return
     assert parse_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") == (host, port)
-
-

@@ -69,7 +69,9 @@ def replica(name: str, address: str, *, status: Status = Status.SERVING, number:
     )
 
 
-def workload(name: str, *contracts: Contract, at: Sequence[str] = (), status: Status = Status.SERVING) -> Workload:
+def workload(
+    name: str, *contracts: Contract, at: Sequence[str] = (), status: Status = Status.SERVING
+) -> Workload:
     """`name` with a replica at each address of `at`."""
     replicas = (replica(name, address, status=status, number=str(n)) for n, address in enumerate(at))
     return Workload(spiffe_id=spiffe(name), contracts=contracts, replicas=tuple(replicas))
@@ -85,6 +87,8 @@ class Backend:
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked: list[str] = []
+        self.peers: list[str] = []
+        """host:port of the connection each call came by."""
         self.failing = 0
         """So many of the next calls are answered UNAVAILABLE."""
         self.address = ""
@@ -92,6 +96,7 @@ class Backend:
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         async def answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             self.asked.append(details.method)
+            self.peers.append(context.peer())
             if self.failing > 0:
                 self.failing -= 1
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
@@ -164,19 +169,17 @@ class Mesh:
         ) as channel:
             yield channel
 
+    def control(self, name: str) -> grpc.aio.Channel:
+        """A channel of the process `name` to the control plane itself."""
+        return grpc.aio.secure_channel(self.address, self.credentials(name).channel_credentials())
+
     @asynccontextmanager
     async def stream(self, name: str, *, node: str = "raw") -> AsyncIterator["AdsStream"]:
         """An ADS stream of the process `name`, spoken by hand."""
-        channel = grpc.aio.secure_channel(self.address, self.credentials(name).channel_credentials())
-        async with channel:
-            method = channel.stream_stream(
-                f"/{ads_module.SERVICE}/{ads_module.METHOD}",
-                request_serializer=DiscoveryRequest.SerializeToString,
-                response_deserializer=DiscoveryResponse.FromString,
-            )
-            call = method()
-            yield AdsStream(call, node)
-            call.cancel()
+        async with self.control(name) as channel:
+            stream = AdsStream(channel, node)
+            yield stream
+            stream.call.cancel()
 
     async def _serve(self, handler: grpc.GenericRpcHandler, credentials: Credentials) -> str:
         server = grpc.aio.server(handlers=[handler], options=[("grpc.so_reuseport", 0)])
@@ -189,9 +192,14 @@ class Mesh:
 class AdsStream:
     """One stream of requests and responses, each exactly as on the wire."""
 
-    def __init__(self, call: Any, node: str) -> None:
-        self.call = call
-        self._node: Node | None = Node(id=node, user_agent_name="test", user_agent_version="1") if node else None
+    def __init__(self, channel: grpc.aio.Channel, node: str = "raw") -> None:
+        method = channel.stream_stream(
+            f"/{ads_module.SERVICE}/{ads_module.METHOD}",
+            request_serializer=DiscoveryRequest.SerializeToString,
+            response_deserializer=DiscoveryResponse.FromString,
+        )
+        self.call: Any = method()
+        self._node: Node | None = Node(id=node, user_agent_name="test", user_agent_version="1")
         self._names: dict[ResourceType, tuple[str, ...]] = {}
 
     async def ask(self, kind: ResourceType, *names: str, nonce: str = "", version: str = "") -> None:
@@ -199,7 +207,11 @@ class AdsStream:
         self._names[kind] = names
         await self.send(
             DiscoveryRequest(
-                type_url=kind, resource_names=names, response_nonce=nonce, version_info=version, node=self._node
+                type_url=kind.value,
+                resource_names=names,
+                response_nonce=nonce,
+                version_info=version,
+                node=self._node,
             )
         )
         self._node = None
@@ -241,10 +253,17 @@ class AdsStream:
 
 async def call(channel: grpc.aio.Channel, path: str, *, to: str | None = None, timeout: float = 10) -> str:  # noqa: ASYNC109
     """The name of the backend that answered."""
-    method = channel.unary_unary(path)
+    method: Any = channel.unary_unary(path)
     metadata = (("hauberk-to", to),) if to else ()
     reply: bytes = await method(b"", timeout=timeout, metadata=metadata)
     return reply.decode()
+
+
+async def becomes(read: Callable[[], object], wanted: object) -> None:
+    """Until `read()` is `wanted`: for what happens on its own, soon."""
+    async with asyncio.timeout(10):
+        while read() != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def refusal(channel: grpc.aio.Channel, path: str, *, to: str | None = None) -> grpc.aio.AioRpcError:
