@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from hauberk import resume
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.protos.shop.money.v1 import money_pb2
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
 from hauberk.protos.shop.payments.v1 import payments_pb2, payments_pb2_grpc
-from hauberk.resume import resume
 from hauberk.services.shopper.errors import ShopAmiss
 from hauberk.services.shopper.opening import CALL_S, until_open
 from hauberk.services.shopper.purchase import ORDER_S, Purchase

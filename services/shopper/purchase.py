@@ -53,7 +53,7 @@ class Outcome:
         return f"{told}  {self.purchase.customer}: {basket}  {self.ms:.1f} ms  order {self.order_id}"
 
 
-async def place(orders: orders_pb2_grpc.OrdersAsyncStub, purchase: Purchase) -> Outcome:
+async def place(orders: "orders_pb2_grpc.OrdersAsyncStub", purchase: Purchase) -> Outcome:
     """Place the order in a trace of its own. Raises AioRpcError unless it is placed or refused for good."""
     trace = TraceContext.new()
     metadata = ((TRACEPARENT, trace.header()),)

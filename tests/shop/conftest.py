@@ -1,6 +1,7 @@
-"""The shop's databases: each test a fresh one, on both engines."""
+"""The shop's databases, each test a fresh one on both engines, and the shop that is opened over them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,8 +10,7 @@ from sqlalchemy import Engine
 
 from hauberk.services.database import open_database, upgrade
 from tests.postgresql import new_database, postgresql
-
-OpenEngine = Callable[[str], Engine]
+from tests.shop.stage import NewShop, OpenEngine, Shop
 
 
 @pytest.fixture(scope="session")
@@ -30,15 +30,38 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]
 
 @pytest.fixture
 def engine_of(new_url: Callable[[], str]) -> Iterator[OpenEngine]:
-    """Opens the fresh database of a service, by its name, as its main does."""
+    """Databases on the engine that the test is run for."""
+    with opening(new_url) as engine_of:
+        yield engine_of
+
+
+@pytest.fixture
+async def new_shop(tmp_path: Path) -> AsyncIterator[NewShop]:
+    """Makes shops over SQLite; a test starts them, and they are closed after it."""
+    made: list[Shop] = []
+
+    def make() -> Shop:
+        folder = tmp_path / f"shop-{len(made)}"
+        folder.mkdir()
+        made.append(Shop(folder, engine_of))
+        return made[-1]
+
+    with opening(lambda: f"sqlite:///{tmp_path}/{uuid4().hex}.db") as engine_of:
+        yield make
+        for shop in made:
+            await shop.stop()
+
+
+@contextmanager
+def opening(new_url: Callable[[], str]) -> Iterator[OpenEngine]:
     opened: list[Engine] = []
 
-    def open_engine(service: str) -> Engine:
+    def engine_of(service: str) -> Engine:
         engine = open_database(new_url())
         opened.append(engine)
         upgrade(engine, f"hauberk.services.{service}")
         return engine
 
-    yield open_engine
+    yield engine_of
     for engine in opened:
         engine.dispose()

@@ -18,7 +18,7 @@ from hauberk.services.catalog.errors import (
 )
 from hauberk.services.catalog.store import CatalogStore, Line, Product, State, metadata
 from hauberk.services.money import LARGEST, Money
-from tests.shop.conftest import OpenEngine
+from tests.shop.stage import OpenEngine
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)

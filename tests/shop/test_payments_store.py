@@ -19,7 +19,7 @@ from hauberk.services.payments.errors import (
     PaymentUnknown,
 )
 from hauberk.services.payments.store import Payment, PaymentStore, State, metadata
-from tests.shop.conftest import OpenEngine
+from tests.shop.stage import OpenEngine
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
