@@ -15,7 +15,7 @@ import grpc
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.call import current_call
-from hauberk.interceptors.errors import Refused, TooManyInFlight, Unidentified
+from hauberk.interceptors.errors import Draining, Refused, TooManyInFlight, Unidentified
 from hauberk.interceptors.policy import Policy, callers
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.protos.hauberk.control.v1 import admin_pb2
@@ -72,6 +72,7 @@ class Ads:
         self._streams: dict[SpiffeId, list[_Stream]] = {}
         self._by_endpoints: dict[str, set[_Stream]] = {}
         self._unsubscribe: Callable[[], None] | None = None
+        self._closed = False
 
     def handlers(self) -> Mapping[str, RpcMethod]:
         """By method name. Responses leave as the bytes they were kept as."""
@@ -91,6 +92,12 @@ class Ads:
         for caller in [caller for caller in self._streams if str(caller) == spiffe_id]:
             for stream in list(self._streams[caller]):
                 stream.refuse(Unidentified(f"identity was revoked: {spiffe_id}", reason="REVOKED"))
+
+    def close(self) -> None:
+        """End every stream, and take no more: before the server stops, which would wait for them."""
+        self._closed = True
+        for stream in [stream for streams in self._streams.values() for stream in streams]:
+            stream.refuse(Draining("the control plane is leaving; ask again"))
 
     async def _serve(self, requests: AsyncIterator[DiscoveryRequest], context: Context) -> None:
         with self._admitted(_caller()) as stream:
@@ -128,6 +135,8 @@ class Ads:
 
     @contextmanager
     def _admitted(self, caller: SpiffeId) -> Iterator["_Stream"]:
+        if self._closed:
+            raise Draining("the control plane is leaving; ask again")
         mine = self._streams.setdefault(caller, [])
         if len(mine) >= self._streams_per_identity:
             raise TooManyInFlight(

@@ -22,6 +22,8 @@ HIDDEN = contract("secret.Vault", Open=["banker"])
 HERE, THERE = "127.0.0.1:1001", "127.0.0.1:1002"
 QUIET_S = 0.15
 """How long nothing has to arrive before we believe that nothing will."""
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
+"""Options of a client that takes 64 KiB and no more until it reads."""
 ENDPOINTS = ResourceType.ENDPOINTS
 
 
@@ -248,6 +250,51 @@ async def test_a_revoked_identity_that_is_still_connected_is_sent_an_empty_world
         await stream.fetch(ResourceType.ROUTES, NAME)
         mesh.show(workload("orders", ORDERS, at=[HERE]), revoked=[str(spiffe("gateway"))])
         assert b"shop.Orders" not in (await stream.next()).SerializeToString()
+
+
+async def test_a_control_plane_that_leaves_ends_every_stream_and_takes_no_more(mesh: Mesh) -> None:
+    async with mesh.control("gateway") as channel:
+        stream = AdsStream(channel)
+        await stream.fetch(ENDPOINTS, "orders")
+        mesh.ads.close()
+        assert (await end_of(stream)).code() is grpc.StatusCode.UNAVAILABLE
+        assert await AdsStream(channel).call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_client_that_does_not_read_is_ended_like_any_other(mesh: Mesh) -> None:
+    def sent(name: str) -> list[str]:
+        clients = [each for each in mesh.ads.clients() if each.spiffe_id == str(spiffe(name))]
+        return [each.types[0].version_sent for each in clients]
+
+    service = contract("shop.Orders", Place=["gateway", "orders"])
+    crowd = [f"127.0.{n // 250}.{n % 250}:1" for n in range(2000)]
+    async with mesh.stream("orders") as reader, mesh.control("gateway", SMALL_WINDOW) as channel:
+        await reader.fetch(ENDPOINTS, "orders")
+        await AdsStream(channel).ask(ENDPOINTS, "orders")
+        for leaving in range(8):
+            mesh.show(workload("orders", service, at=crowd[leaving:]))
+            await reader.next()
+        with pytest.raises(TimeoutError):
+            await becomes(lambda: sent("gateway") == sent("orders"), True, within_s=QUIET_S)
+        mesh.ads.drop(str(spiffe("gateway")))
+        await no_stream_is_left(mesh, of="gateway")
+
+
+async def test_clients_that_die_in_the_middle_of_a_push_leave_nothing_behind(
+    mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    for dying in range(3):
+        async with mesh.control("gateway") as channel:
+            streams = [AdsStream(channel) for _ in range(30)]
+            for stream in streams:
+                await stream.fetch(ENDPOINTS, "orders")
+            mesh.show(workload("orders", ORDERS, at=[f"127.0.0.1:{dying + 1}"]))
+            for stream in streams[: 10 * dying]:
+                stream.call.cancel()
+            await asyncio.sleep(0)
+    await no_stream_is_left(mesh)
+    assert mesh.ads._by_endpoints == {}
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 async def test_without_a_certificate_there_is_no_stream(mesh: Mesh) -> None:

@@ -169,9 +169,10 @@ class Mesh:
         ) as channel:
             yield channel
 
-    def control(self, name: str) -> grpc.aio.Channel:
+    def control(self, name: str, options: Sequence[tuple[str, int]] = ()) -> grpc.aio.Channel:
         """A channel of the process `name` to the control plane itself."""
-        return grpc.aio.secure_channel(self.address, self.credentials(name).channel_credentials())
+        credentials = self.credentials(name).channel_credentials()
+        return grpc.aio.secure_channel(self.address, credentials, options)
 
     @asynccontextmanager
     async def stream(self, name: str, *, node: str = "raw") -> AsyncIterator["AdsStream"]:
@@ -259,9 +260,9 @@ async def call(channel: grpc.aio.Channel, path: str, *, to: str | None = None, t
     return reply.decode()
 
 
-async def becomes(read: Callable[[], object], wanted: object) -> None:
+async def becomes(read: Callable[[], object], wanted: object, *, within_s: float = 10) -> None:
     """Until `read()` is `wanted`: for what happens on its own, soon."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(within_s):
         while read() != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
