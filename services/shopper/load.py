@@ -200,13 +200,13 @@ class Load:
             raise ShopAmiss(f"order {order.order_id} is placed, and its payment is not")
 
     async def _reconcile(self) -> None:
-        beliefs = (
+        beliefs = [
             payments_pb2.ReconcileRequest(
                 payment_id=order.order_id, amount=order.total, state=payments_pb2.PAYMENT_STATE_CAPTURED
             )
             for order in self._placed
-        )
-        async for answer in self._payments.Reconcile(beliefs, timeout=CALL_S):
+        ]
+        async for answer in self._payments.Reconcile(iter(beliefs), timeout=CALL_S):
             self._summary.streamed += 1
             if not answer.agrees:
                 raise ShopAmiss(f"the books differ on order {answer.payment_id}")

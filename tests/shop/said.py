@@ -20,6 +20,11 @@ def reason(error: grpc.aio.AioRpcError) -> str:
     return reason_of(error)[0]
 
 
+def order_id_of(error: grpc.aio.AioRpcError) -> str:
+    """Which order a refusal is about."""
+    return reason_of(error)[1]["order_id"]
+
+
 def fields(error: grpc.aio.AioRpcError) -> list[str]:
     """The paths of the fields that were wrong."""
     [packed] = [value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY]

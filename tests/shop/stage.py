@@ -70,7 +70,7 @@ class Street:
     def __init__(self, folder: Path) -> None:
         self._authority = Authority.create(folder / "ca", TRUST_DOMAIN, now=datetime.now(UTC))
         self._trust = Watch(Trust(self._authority.bundle))
-        self._servers: dict[str, MeshServer] = {}
+        self._servers: dict[tuple[str, int], MeshServer] = {}
         self.open = AsyncExitStack()
 
     def credentials(self, name: str) -> Credentials:
@@ -78,9 +78,9 @@ class Street:
         svid = self._authority.issue(spiffe_id, lifetime=LIFETIME, now=datetime.now(UTC))
         return Credentials(svid, self._authority.bundle)
 
-    async def serve(self, name: str, servicer: object) -> MeshServer:
-        """Start a server of that workload, on the address it had before if it had one."""
-        before = self._servers.get(name)
+    async def serve(self, name: str, servicer: object, *, replica: int = 1) -> MeshServer:
+        """Start a server of that workload; a replica that was closed comes back on its address."""
+        before = self._servers.get((name, replica))
         server = MeshServer(
             credentials=Watch(self.credentials(name)),
             trust=self._trust,
@@ -90,20 +90,21 @@ class Street:
         )
         ADD[name][1](servicer, server)
         await server.start()
-        self._servers[name] = server
+        self._servers[name, replica] = server
         self.open.push_async_callback(server.stop, 0)
         return server
 
     async def close(self, name: str) -> None:
         """Stop the workload's server at once; its address answers nobody then."""
-        await self._servers[name].stop(0)
+        await self._servers[name, 1].stop(0)
 
-    def channel(self, caller: str) -> grpc.aio.Channel:
+    def channel(self, caller: str, *, replica: int = 1) -> grpc.aio.Channel:
         """To every server there is by now, as that workload."""
-        routed = Routed({ADD[name][0]: self._dial(caller, name) for name in self._servers})
+        servers = {name: server for (name, number), server in self._servers.items() if number == replica}
+        routed = Routed({ADD[name][0]: self._dial(caller, name, servers[name]) for name in servers})
         return cast(grpc.aio.Channel, routed)
 
-    def _dial(self, caller: str, name: str) -> grpc.aio.Channel:
+    def _dial(self, caller: str, name: str, server: MeshServer) -> grpc.aio.Channel:
         own = SpiffeId.of(TRUST_DOMAIN, name).dns_name
         options = [
             ("grpc.ssl_target_name_override", own),
@@ -113,7 +114,7 @@ class Street:
             ("grpc.max_reconnect_backoff_ms", 50),
         ]
         credentials = self.credentials(caller).channel_credentials()
-        channel = grpc.aio.secure_channel(self._servers[name].address, credentials, options)
+        channel = grpc.aio.secure_channel(server.address, credentials, options)
         self.open.push_async_callback(channel.close)
         return guarded(channel)
 
@@ -136,9 +137,10 @@ class Shop:
 
     def __init__(self, folder: Path, engine_of: OpenEngine) -> None:
         self.street = Street(folder)
-        self.stock = CatalogStore(engine_of("catalog"))
-        self.books = OrderStore(engine_of("orders"))
-        self.till = PaymentStore(engine_of("payments"))
+        self._engines = {service: engine_of(service) for service in ADD}
+        self.stock = CatalogStore(self._engines["catalog"])
+        self.books = OrderStore(self._engines["orders"])
+        self.till = PaymentStore(self._engines["payments"])
         self.leaving = asyncio.Event()
         self.errands = Errands()
 
@@ -176,6 +178,18 @@ class Shop:
 
     def new_orders(self) -> Orders:
         return Orders(self.books, Callees(self.street.channel("orders")), self.errands, self.leaving)
+
+    def as_replica(self, number: int) -> "OrdersAsyncStub":
+        """The gateway's stub for one replica of the orders."""
+        return OrdersStub(self.street.channel("gateway", replica=number))
+
+    def lose_database(self, service: str) -> None:
+        """Put something where the SQLite file was that cannot be opened as one."""
+        engine = self._engines[service]
+        engine.dispose()
+        file = Path(engine.url.database or "")
+        file.rename(file.with_suffix(".lost"))
+        file.mkdir()
 
     def sell(self, sku: str, price: int, stock: int, currency: str = "EUR") -> None:
         self.stock.import_products(
