@@ -14,16 +14,24 @@ from hauberk.interceptors.errors import MetadataRefused, MetadataTooLarge
 MAX_BYTES = 8192
 TO = "hauberk-to"
 """Names the workload a call is for, where several serve one contract."""
+BUDGET = "hauberk-budget"
+"""Whole milliseconds the caller has left. Core's own header, grpc-timeout, may say up to 4 % more: it is
+rounded up, and a slightly longer one sent earlier on the connection is sent again to save bytes.
+"""
 
 _ENTRY_BYTES = 32
 _OURS = "hauberk-"
-_KNOWN = frozenset({TO})
+_KNOWN = frozenset({TO, BUDGET})
+_BUDGET = re.compile(r"[0-9]{1,10}")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 _KEY = re.compile(r"[0-9a-z_.-]+")
 
 
 def check_metadata(call: Call) -> None:
-    """Raise MetadataTooLarge past 8 KiB, MetadataRefused on what a header must not hold or must not be."""
+    """Raise MetadataTooLarge past 8 KiB, MetadataRefused on what a header must not hold or must not be.
+
+    The time left is what the most cautious header says.
+    """
     size = authorizations = 0
     for key, value in call.metadata:
         size += len(key) + len(value) + _ENTRY_BYTES
@@ -35,9 +43,18 @@ def check_metadata(call: Call) -> None:
             )
         if key == "authorization":
             authorizations += 1
+        elif key == BUDGET:
+            _shorten(call, value)
         elif key.startswith(_OURS) and key not in _KNOWN:
             raise MetadataRefused(f"metadata key is reserved and unknown: {key!r:.99}", metadata={"key": key})
     if size > MAX_BYTES:
         raise MetadataTooLarge(f"metadata of {size} bytes, {MAX_BYTES} are accepted")
     if authorizations > 1:
         raise MetadataRefused(f"{authorizations} authorization headers, one is accepted")
+
+
+def _shorten(call: Call, value: str | bytes) -> None:
+    if isinstance(value, bytes) or not _BUDGET.fullmatch(value):
+        raise MetadataRefused(f"metadata is not whole milliseconds: {BUDGET!r}", metadata={"key": BUDGET})
+    told_s = int(value) / 1000
+    call.time_left_s = told_s if call.time_left_s is None else min(call.time_left_s, told_s)

@@ -14,7 +14,7 @@ import grpc
 from hauberk.interceptors.call import current_call
 from hauberk.interceptors.deadline import budget
 from hauberk.interceptors.errors import Refused, rpc_error
-from hauberk.interceptors.metadata import TO
+from hauberk.interceptors.metadata import BUDGET, TO
 from hauberk.interceptors.outgoing import Explain, StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from hauberk.interceptors.tracing import TRACEPARENT, TraceContext
 
@@ -137,7 +137,7 @@ class _MultiCallable:
             left = budget(timeout, None if call is None else call.deadline, time.monotonic())
         except Refused as refused:
             raise rpc_error(refused, trace.trace_id) from None
-        leaving = _leaving(metadata or (), trace, self._to)
+        leaving = _leaving(metadata or (), trace, self._to, left)
         return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
 
 
@@ -184,14 +184,16 @@ class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any])
 
 
 def _leaving(
-    metadata: MetadataLike, trace: TraceContext, to: str | None
+    metadata: MetadataLike, trace: TraceContext, to: str | None, left_s: float | None
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """The caller's own metadata, and ours. A traceparent it set itself stays; a workload it named does
-    not.
+    """The caller's own metadata, and ours. A traceparent it set itself stays; a workload or budget it named
+    does not.
     """
-    leaving = [pair for pair in metadata if to is None or pair[0] != TO]
+    leaving = [pair for pair in metadata if pair[0] != BUDGET and (to is None or pair[0] != TO)]
     if all(key != TRACEPARENT for key, _ in leaving):
         leaving.append((TRACEPARENT, trace.header()))
     if to is not None:
         leaving.append((TO, to))
+    if left_s is not None:
+        leaving.append((BUDGET, str(int(left_s * 1000))))
     return tuple(leaving)
