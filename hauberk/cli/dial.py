@@ -20,7 +20,7 @@ from hauberk.hints import Hints
 from hauberk.interceptors.errors import DETAILS_KEY
 from hauberk.interceptors.outbound import guarded
 from hauberk.options import CHANNEL
-from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc
+from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
 
 CALL_S = 10.0
 """How long a command waits for one answer."""
@@ -73,6 +73,12 @@ async def control_plane(state: State) -> AsyncIterator[Any]:
     with told():
         async with dialled(addresses.mesh, control, credentials) as channel:
             yield admin_pb2_grpc.AdminStub(channel)
+
+
+async def invited(admin: Any, request: admin_pb2.InviteRequest) -> admin_pb2.InviteResponse:
+    """The control plane's invitation."""
+    answer: admin_pb2.InviteResponse = await admin.Invite(request, timeout=CALL_S)
+    return answer
 
 
 @contextmanager

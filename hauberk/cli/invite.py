@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import click
 
-from hauberk.cli.dial import CALL_S, control_plane
+from hauberk.cli.dial import control_plane, invited
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.mesh_file import seconds
 from hauberk.cli.options import instant, json_option, mesh_option, print_json
@@ -39,7 +39,7 @@ def command(name: str, serves: tuple[str, ...], keep: bool, ttl: str, state: Sta
         raise CommandFailed("--keep and --serves exclude each other", "leave one of them out")
     request = admin_pb2.InviteRequest(name=name, serves=serves, keep_bindings=keep)
     request.ttl.FromTimedelta(timedelta(seconds=life))
-    invitation = asyncio.run(ask(state, request))
+    invitation = asyncio.run(_ask(state, request))
     if as_json:
         print_json(
             {
@@ -53,8 +53,6 @@ def command(name: str, serves: tuple[str, ...], keep: bool, ttl: str, state: Sta
     click.echo(f"for {invitation.spiffe_id}, once, until {instant(invitation.expires_at)}", err=True)
 
 
-async def ask(state: State, request: admin_pb2.InviteRequest) -> admin_pb2.InviteResponse:
-    """The control plane's invitation. Raises CommandFailed."""
+async def _ask(state: State, request: admin_pb2.InviteRequest) -> admin_pb2.InviteResponse:
     async with control_plane(state) as admin:
-        answer: admin_pb2.InviteResponse = await admin.Invite(request, timeout=CALL_S)
-        return answer
+        return await invited(admin, request)
