@@ -10,7 +10,8 @@ import asyncio
 import contextvars
 import logging
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import grpc
 
@@ -27,6 +28,7 @@ from hauberk.interceptors.errors import (
 )
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.pipeline import Pipeline
+from hauberk.interceptors.replies import Replies
 from hauberk.interceptors.servant import Context, Servant, has_failed
 from hauberk.interceptors.tracing import TraceContext
 
@@ -62,18 +64,21 @@ class Edge:
 
     async def reply_once(self, requests: Any, context: Context) -> bytes:
         """Serve a call with one reply, which core sends together with the status."""
-        return await self._serve(requests, context)
+        return await self._serve(requests, context, _nothing)
 
     async def reply_many(self, requests: Any, context: Context) -> None:
         """Serve a call whose replies go out through the context."""
-        await self._serve(requests, context)
+        replies = Replies(context)
+        await self._serve(requests, cast(Context, replies), replies.settle)
 
-    async def _serve(self, requests: Any, context: Context) -> bytes:
+    async def _serve(self, requests: Any, context: Context, settle: Callable[[], Awaitable[None]]) -> bytes:
         call = _arrival(self._pipeline, context)
         enter_call(call)
         reason, cancelled = None, False
         try:
-            return await self._run(call, requests, context)
+            reply = await self._run(call, requests, context)
+            await settle()
+            return reply
         except asyncio.CancelledError:
             cancelled = True
             raise
@@ -82,6 +87,10 @@ class Edge:
                 return _already_ended(error, call)
             refusal = _refusal(error, call)
             reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
+            await settle()
+            self._door.in_flight.leave(
+                call
+            )  # before the caller hears: its next call may be on its way by then
             await _abort(refusal, call, context)
             raise  # never reached: abort raises
         finally:
@@ -132,6 +141,10 @@ class Edge:
         if message is grpc.aio.EOF:
             raise MessageMissing(f"call ended without a message: {call.method}")
         return message
+
+
+async def _nothing() -> None:
+    """There is no write to wait for where core sends the reply."""
 
 
 def _arrival(pipeline: Pipeline, context: Context) -> Call:

@@ -25,7 +25,8 @@ FIRST_MESSAGE_S = 10.0
 class Guard(grpc.GenericRpcHandler):
     """Serves the methods added to it, each behind its policy; everything else is refused.
 
-    What another handler of the same server serves, no policy guards: give it to the server alone.
+    What another handler of the same server serves, no policy guards. `serving.guarded_server` makes a server
+    that has no other.
     """
 
     def __init__(
@@ -49,6 +50,11 @@ class Guard(grpc.GenericRpcHandler):
         self._unknown: RpcMethod = grpc.stream_stream_rpc_method_handler(
             Edge(self._door, unknown, Servant.nobody()).reply_many
         )
+
+    @property
+    def methods(self) -> Mapping[str, RpcMethod]:
+        """The guarded methods by path."""
+        return self._methods
 
     @property
     def draining(self) -> bool:

@@ -25,6 +25,7 @@ from hauberk.interceptors.outgoing import Explain
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.policy import DeadlineRule, Policy, callers
 from hauberk.interceptors.servant import RpcMethod
+from hauberk.interceptors.serving import guarded_server
 
 TRUST_DOMAIN = "mesh.test"
 SERVICE = "lab.v1.Lab"
@@ -238,7 +239,7 @@ class Stage:
         insecure: bool = False,
         options: Sequence[tuple[str, Any]] = (),
     ) -> str:
-        self.server = grpc.aio.server(handlers=[guard], options=[("grpc.so_reuseport", 0), *options])
+        self.server = guarded_server(guard, [("grpc.so_reuseport", 0), *options])
         if insecure:
             port = self.server.add_insecure_port("127.0.0.1:0")
         else:

@@ -1,0 +1,83 @@
+"""A `grpc.aio` server that no caller can stop with the path of its call.
+
+grpc.aio's main loop decodes the path of every call to an unregistered method as UTF-8, and ends, and the server
+with it, at the first one that is not: one request from anybody who can connect. So every guarded method is
+registered with core, whose name for it is used; what comes to no registered method is answered without looking at
+its path; and neither is handed to the main loop. That also spares its wait on all registered methods at each call.
+
+This reaches below grpc.aio's public face. Where grpcio has changed so much that it cannot, the public server is
+used and a warning logged.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from hauberk.interceptors.inbound import Guard
+
+Option = tuple[str, Any]
+
+OTHER = "_OTHER"
+"""The method of a call to none of ours (OpenTelemetry semantic conventions, `rpc.method`)."""
+
+_log = logging.getLogger(__name__)
+
+
+def guarded_server(guard: Guard, options: Sequence[Option] = ()) -> grpc.aio.Server:
+    """A server of what `guard` serves when it is started, and of nothing else. Call it in the event loop."""
+    try:
+        return _Server(guard, options)
+    except (AttributeError, TypeError) as error:
+        _log.warning(
+            "grpcio %s cannot be kept from stopping at a malformed path: %s", grpc.__version__, error
+        )
+        return grpc.aio.server(handlers=[guard], options=options)
+
+
+class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and has no stubs
+    """Core's server, whose calls begin here instead of in the main loop."""
+
+    def __init__(self, guard: Guard, options: Sequence[Option]) -> None:
+        self._begin_rpc, self._schedule = cygrpc._handle_rpc, cygrpc._schedule_rpc_coro
+        self._guard = guard
+        self._rpcs: set[asyncio.Task[None]] = set()
+        super().__init__(asyncio.get_running_loop(), None, (), (), tuple(options), None)
+
+    def resolve_handler(self, details: grpc.HandlerCallDetails) -> Any:
+        """The method for these details, as core's own resolver would say."""
+        return self._guard.service(details)
+
+    async def _request_call(self) -> None:
+        """Accept calls to methods that are not registered; ends only with the server, by raising."""
+        while True:
+            self._begin(OTHER, await super()._request_call())
+
+    async def _request_registered_call(self, method: bytes) -> None:
+        """Accept calls to `method`; ends only with the server, by raising."""
+        path = method.decode()
+        while True:
+            self._begin(path, await super()._request_registered_call(method))
+
+    def _begin(self, path: str, state: Any) -> None:
+        loop = asyncio.get_running_loop()
+        rpc = self._begin_rpc(path, self, (), state, loop, False)
+        task = loop.create_task(self._schedule(rpc, state, loop, path))
+        self._rpcs.add(task)
+        task.add_done_callback(self._rpcs.discard)
+
+
+class _Server(grpc.aio._server.Server):  # type: ignore[name-defined, misc]
+    """grpc.aio's server around that core."""
+
+    def __init__(self, guard: Guard, options: Sequence[Option]) -> None:
+        self._guard = guard
+        self._loop = asyncio.get_running_loop()
+        self._server = _Core(guard, options)
+
+    async def start(self) -> None:
+        self._server.add_registered_method_handlers(dict(self._guard.methods))
+        await super().start()
