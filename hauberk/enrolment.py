@@ -23,6 +23,7 @@ from hauberk.interceptors.peer import Trust
 from hauberk.membership import Membership
 from hauberk.options import CHANNEL
 from hauberk.protos.hauberk.control.v1 import enrolment_pb2, enrolment_pb2_grpc
+from hauberk.settings import Settings
 
 CALL_S = 10.0
 CONTROL_NAME = "control"
@@ -104,14 +105,19 @@ def trust_of(message: enrolment_pb2.Trust) -> Trust:
     return Trust(bundle=bundle, revoked=frozenset(message.revoked))
 
 
-def refusal(error: grpc.aio.AioRpcError, target: str, name: str) -> JoinFailed:
+def refusal(error: grpc.aio.AioRpcError, settings: Settings) -> JoinFailed:
     """What a failed enrolment means for whoever started this process."""
-    said = error.details() or "no details"
+    said, target, name = error.details() or "no details", settings.enrolment, settings.name
     match error.code():
         case grpc.StatusCode.UNAUTHENTICATED:
             told = f"join token refused at {target}: {said}; make a new one: hauberk invite {name}"
         case grpc.StatusCode.PERMISSION_DENIED:
             told = f"{name} may not join at {target}: {said}"
+        case _ if is_impostor(error):
+            told = (
+                f"{target} cannot prove by {settings.roots} (HAUBERK_ROOTS) to be the control plane: "
+                f"one of the two is of another mesh, or a clock is wrong: {said}"
+            )
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
             told = (
                 f"no enrolment at {target} (HAUBERK_ENROLMENT): {said}; is the control plane running there?"
@@ -119,6 +125,12 @@ def refusal(error: grpc.aio.AioRpcError, target: str, name: str) -> JoinFailed:
         case code:
             told = f"enrolment at {target} failed: {code.name}: {said}"
     return JoinFailed(told)
+
+
+def is_impostor(error: grpc.aio.AioRpcError) -> bool:
+    """Whether whoever answered could not prove to be the control plane: to ask again is no use."""
+    said = error.details() or ""
+    return "CERTIFICATE_VERIFY_FAILED" in said or "Hostname Verification" in said
 
 
 def _credentials(

@@ -19,7 +19,7 @@ from hauberk.certs.errors import CertsError, StoreError, SvidError
 from hauberk.certs.files import Lock
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.store import CredentialStore
-from hauberk.enrolment import enrol, pinned_roots, refusal
+from hauberk.enrolment import enrol, is_impostor, pinned_roots, refusal
 from hauberk.errors import JoinFailed
 from hauberk.interceptors.peer import Trust
 from hauberk.membership import Membership
@@ -106,8 +106,8 @@ async def _enrol(
         try:
             joined = await enrol_and_store(settings, store, token, now)
         except grpc.aio.AioRpcError as error:
-            if error.code() not in _RETRIED or time.monotonic() > give_up_at:
-                raise refusal(error, settings.enrolment, settings.name) from error
+            if error.code() not in _RETRIED or is_impostor(error) or time.monotonic() > give_up_at:
+                raise refusal(error, settings) from error
             await asyncio.sleep(0.5)
         else:
             tokens.answered(token)

@@ -1,6 +1,6 @@
 """A server of the mesh: mutual TLS, one guard in front of every method, health, reflection, a graceful end.
 
-It stands in for grpc.aio.Server in generated code: `add_OrdersServicer_to_server(servicer, server)`.
+Generated code takes it for what it is, a grpc.aio.Server: `add_OrdersServicer_to_server(servicer, server)`.
 Handlers reach core through the guard alone and never as registered methods, which core prefers over it.
 """
 
@@ -50,7 +50,7 @@ Announce = Callable[[str, Sequence[str]], Awaitable[Announcement]]
 """Called with host:port and the contracts once the server listens."""
 
 
-class MeshServer:
+class MeshServer(grpc.aio.Server):
     """Serves contracts to the mesh. Add servicers, then `serve`; or `start` and `stop`."""
 
     def __init__(
@@ -164,7 +164,7 @@ class MeshServer:
         self._server = grpc.aio.server(handlers=(self._guard,), options=self._options)
         self._address = self._bind(self._server)
         await self._server.start()
-        if self._announce is not None:
+        if self._announce is not None and self.contracts:
             try:
                 self._announcement = await self._announce(self._address, self.contracts)
             except BaseException:
@@ -202,6 +202,18 @@ class MeshServer:
             if self._announcement is not None:
                 await self._announcement.end()
 
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - core's name
+        """Wait until the server has stopped, at most `timeout` seconds; whether that was too short."""
+        return self._server is not None and await self._server.wait_for_termination(timeout)
+
+    def add_insecure_port(self, address: str) -> int:
+        """Raises ListenFailed: there is no port without TLS."""
+        raise ListenFailed(f"no plaintext here: {address}; a server of the mesh listens by itself, with TLS")
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        """Raises ListenFailed: the one port is opened by `start`, with the mesh's credentials."""
+        raise ListenFailed(f"no further port: {address}; a server of the mesh listens by itself")
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -223,7 +235,7 @@ class MeshServer:
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
     def _add_builtin(self) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)  # type: ignore[arg-type]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
         informs = reflection.Reflection(lambda: self._offered).handlers()
         for service in builtin.REFLECTION:
             self.add(service, informs, builtin.POLICIES[service])

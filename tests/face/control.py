@@ -1,7 +1,8 @@
 """A control plane in this process, and members that join it."""
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any, Self
 from hauberk.certs import join
 from hauberk.certs.authority import Authority
 from hauberk.certs.identity import SpiffeId
+from hauberk.errors import MembershipEnded
 from hauberk.mesh import Mesh
 from hauberk.mesh import join as join_mesh
+from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.services.control.plane import ControlPlane, control_plane
 from hauberk.services.control.settings import ControlSettings, Listen
 from hauberk.settings import Settings
 
 TRUST_DOMAIN = "shop.test"
+HOUR = timedelta(hours=1)
 CATALOG = "shop.catalog.v1.Catalog"
 BOUND = {CATALOG: "catalog"}
 
@@ -42,11 +46,12 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
 
     async def WatchProducts(  # noqa: N802 - the contract's name
         self, request: catalog_pb2.WatchProductsRequest, context: Any
-    ) -> None:
+    ) -> AsyncIterator[catalog_pb2.Product]:
+        """Counts up from the number asked for."""
         number = int(request.skus[0]) if request.skus else 0
         while True:
             number += 1
-            await context.write(catalog_pb2.Product(sku=str(number)))
+            yield catalog_pb2.Product(sku=str(number))
             await asyncio.sleep(0.05)
 
 
@@ -55,7 +60,7 @@ class Control:
 
     def __init__(self, folder: Path, *, lifetime: timedelta = timedelta(hours=1)) -> None:
         self.folder = folder
-        self.authority = Authority.create(folder / "state" / "ca", TRUST_DOMAIN, now=datetime.now(UTC))
+        self.authority = Authority.create(folder / "state" / "ca", TRUST_DOMAIN, now=datetime.now(UTC) - HOUR)
         self._settings = ControlSettings(
             trust_domain=TRUST_DOMAIN,
             state=folder / "state",
@@ -94,7 +99,9 @@ class Control:
     def trust_domain(self) -> str:
         return TRUST_DOMAIN
 
-    def invite(self, name: str, *, serves: Iterable[str] | None = None, ttl: timedelta = timedelta(hours=1)) -> Path:
+    def invite(
+        self, name: str, *, serves: Iterable[str] | None = None, ttl: timedelta = timedelta(hours=1)
+    ) -> Path:
         """A file with a join token for `name`."""
         bound = [contract for contract, owner in BOUND.items() if owner == name] if serves is None else serves
         now = datetime.now(UTC)
@@ -122,16 +129,22 @@ class Control:
         """The join of an invited member, to be entered."""
         return join_mesh(self.settings(name, join_token_file=self.invite(name), **more))
 
-    async def member(self, name: str, **more: Any) -> Mesh:
-        """A member that stays until the mesh is left."""
+    async def member(self, name: str, *, ends: bool = False, **more: Any) -> Mesh:
+        """A member that stays until the mesh is left; if it `ends` before that, so be it."""
+        if ends:
+            self._members.enter_context(contextlib.suppress(MembershipEnded))
         return await self._members.enter_async_context(self.join(name, **more))
+
+    async def follower(self, name: str) -> Mesh:
+        """A second process of a member, which shares its state folder."""
+        return await self._members.enter_async_context(join_mesh(self.settings(name, replica="2")))
 
     async def catalog(self, **more: Any) -> tuple[Mesh, Catalog]:
         """A catalog that serves until the mesh is left."""
         mesh = await self.member("catalog", **more)
-        servicer = Catalog()
+        servicer = Catalog()  # type: ignore[abstract]  # the methods left out are refused
         server = mesh.server()
-        catalog_pb2_grpc.add_CatalogServicer_to_server(servicer, server)  # type: ignore[arg-type]
+        catalog_pb2_grpc.add_CatalogServicer_to_server(servicer, server)
         await server.start()
         return mesh, servicer
 
@@ -142,3 +155,16 @@ async def get_product(mesh: Mesh, sku: str = "A-1", within: float = 5) -> catalo
         catalog_pb2.GetProductRequest(sku=sku), timeout=within
     )
     return product
+
+
+async def admin(control: Control) -> Any:
+    """A stub of the Admin service, as an operator who stays until the mesh is left."""
+    operator = await control.member("operators/local")
+    return admin_pb2_grpc.AdminStub(operator.control)
+
+
+async def eventually(condition: Callable[[], object], within: float = 10) -> None:
+    """Wait until `condition` holds, for what happens in a background task."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - whoever is waited for tells nobody
+            await asyncio.sleep(0.02)

@@ -108,7 +108,8 @@ class Town:
 
 
 async def echo(channel: grpc.aio.Channel, request: bytes = b"hello", within: float = 10) -> bytes:
-    reply: bytes = await channel.unary_unary(f"/{SERVICE}/Echo")(request, timeout=within)
+    call: Any = channel.unary_unary(f"/{SERVICE}/Echo")
+    reply: bytes = await call(request, timeout=within)
     return reply
 
 

@@ -1,0 +1,188 @@
+"""A member's stay: renewal, trust as it changes, followers, and how it ends."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from hauberk.certs.store import CredentialStore
+from hauberk.errors import MembershipEnded
+from hauberk.hints import reason_of
+from hauberk.mesh import Mesh, join
+from hauberk.protos.hauberk.control.v1 import admin_pb2
+from tests.face.control import Control, admin, eventually, get_product
+
+SHORT = timedelta(seconds=10)
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path) -> Control:
+    """A mesh whose SVIDs live as short as may be."""
+    return Control(tmp_path, lifetime=SHORT)
+
+
+async def test_three_svids_of_a_working_process(hasty: Control) -> None:
+    """Calls go on through every rotation, over the mesh and directly; the folder keeps three generations."""
+    async with hasty as control:
+        _, servicer = await control.catalog()
+        gateway = await control.member("gateway")
+        serials = {gateway.credentials.value.svid.leaf.serial_number}
+        calls = 0
+        while len(serials) < 4:
+            await get_product(gateway)
+            calls += 1
+            serials.add(gateway.credentials.value.svid.leaf.serial_number)
+            await asyncio.sleep(0.05)
+        assert servicer.ran == calls
+        folders = sorted(path.name for path in gateway.settings.state_dir.glob("g0*"))
+        assert len(folders) == 3
+        assert CredentialStore(gateway.settings.state_dir).load() == gateway.credentials.value
+        replicas = control.plane.roster.replicas()
+        assert [replica.address for replica in replicas] == [replicas[0].address]
+
+
+async def test_a_follower_reads_what_the_holder_of_the_lock_writes(hasty: Control) -> None:
+    async with hasty as control:
+        leader = await control.member("gateway")
+        follower = await control.follower("gateway")
+        assert follower.credentials.value == leader.credentials.value
+        first = leader.credentials.version
+        await eventually(lambda: leader.credentials.version > first)
+        await eventually(lambda: follower.credentials.value == leader.credentials.value)
+
+
+async def test_a_follower_takes_over_when_the_holder_leaves(hasty: Control) -> None:
+    async with hasty as control, AsyncExitStack() as leading:
+        leader = await leading.enter_async_context(control.join("gateway"))
+        async with join(control.settings("gateway", replica="2")) as follower:
+            await leading.aclose()
+            held = leader.credentials.value
+            await eventually(lambda: follower.credentials.value.svid.expires_at > held.svid.expires_at, 15)
+            assert CredentialStore(follower.settings.state_dir).lock() is None
+
+
+async def test_a_follower_without_a_leader_s_svid_waits_for_it(control: Control) -> None:
+    settings = control.settings("gateway")
+    lock = CredentialStore(settings.state_dir).lock()
+    assert lock is not None
+
+    async def follow() -> str:
+        async with join(settings) as mesh:
+            return mesh.id.name
+
+    following = asyncio.ensure_future(follow())
+    await asyncio.sleep(0.3)
+    assert not following.done()
+    lock.release()
+    async with control.join("gateway"):
+        assert await following == "gateway"
+
+
+async def test_a_new_root_is_trusted_at_once_and_on_disk(control: Control) -> None:
+    gateway = await control.member("gateway")
+    await (await admin(control)).RollRoot(
+        admin_pb2.RollRootRequest(step=admin_pb2.RollRootRequest.STEP_PREPARE), timeout=5
+    )
+    await eventually(lambda: len(gateway.trust.value.bundle.anchors["shop.test"]) == 2)
+    assert gateway.credentials.value.bundle == gateway.trust.value.bundle
+    stored = CredentialStore(gateway.settings.state_dir).load()
+    assert stored == gateway.credentials.value
+
+
+async def test_a_caller_that_is_revoked_is_refused_on_its_living_connection(control: Control) -> None:
+    catalog, _ = await control.catalog()
+    operator = await admin(control)
+    gateway = await control.member("gateway", ends=True)
+    channel = gateway.direct_channel("catalog", catalog_address(control))
+    check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+    assert await check(b"", timeout=5) == b"\x08\x01"
+    await operator.Revoke(admin_pb2.RevokeRequest(name="gateway", reason="test"), timeout=5)
+    await eventually(lambda: "spiffe://shop.test/gateway" in catalog.trust.value.revoked)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await check(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert reason_of(caught.value) == "REVOKED"
+
+
+async def test_who_is_revoked_stops_serving_and_says_so(
+    control: Control, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator = await admin(control)
+
+    async def serve() -> None:
+        async with control.join("gateway") as mesh, asyncio.timeout(10):
+            await operator.Revoke(admin_pb2.RevokeRequest(name="gateway"), timeout=5)
+            await mesh.server().serve()
+
+    with pytest.raises(MembershipEnded, match=r"spiffe://shop.test/gateway was revoked"):
+        await serve()
+    assert "gateway was revoked" in caplog.text
+
+
+async def test_revoked_names_are_known_after_a_restart_without_control_plane(control: Control) -> None:
+    async with control.join("catalog") as mesh:
+        operator = await admin(control)
+        control.invite("gateway")
+        await operator.Revoke(admin_pb2.RevokeRequest(name="gateway"), timeout=5)
+        await eventually(lambda: mesh.trust.value.revoked)
+        await eventually(lambda: "gateway" in (mesh.settings.state_dir / "membership.json").read_text())
+    settings = control.settings("catalog")
+    await control.stop()
+    async with join(settings) as mesh:
+        assert mesh.trust.value.revoked == {"spiffe://shop.test/gateway"}
+
+
+class Clock:
+    """Time that can be moved."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta(0)
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+async def test_who_has_expired_and_cannot_renew_stops_serving_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    control = Control(tmp_path, lifetime=SHORT)
+
+    async def serve() -> None:
+        settings = control.settings("gateway", join_token_file=control.invite("gateway"))
+        async with join(settings, clock=clock) as mesh, asyncio.timeout(20):
+            await control.stop()
+            clock.ahead = timedelta(hours=1)
+            await mesh.server().serve()
+
+    async with control:
+        with pytest.raises(
+            MembershipEnded, match=r"expired .* no join token is left: .*hauberk invite gateway"
+        ):
+            await serve()
+    assert "all calls are refused from now on" in caplog.text
+
+
+async def test_who_has_expired_enrols_again_with_a_token_at_hand(tmp_path: Path) -> None:
+    clock = Clock()
+    async with Control(tmp_path, lifetime=timedelta(hours=1)) as control:
+        token = control.invite("gateway")
+        async with join(control.settings("gateway", join_token_file=token), clock=clock) as mesh:
+            first = mesh.credentials.value.svid
+            clock.ahead = timedelta(minutes=59, seconds=58)
+            control.invite("gateway")
+            await _until_changed(mesh, first.leaf.serial_number)
+            assert not mesh.stopping.is_set()
+
+
+async def _until_changed(mesh: Mesh, serial: int) -> None:
+    await eventually(lambda: mesh.credentials.value.svid.leaf.serial_number != serial, 60)
+
+
+def catalog_address(control: Control) -> str:
+    (replica,) = [each for each in control.plane.roster.replicas() if each.spiffe_id.name == "catalog"]
+    return replica.address
