@@ -93,7 +93,8 @@ def _until_all_serve(folder: Path, process: subprocess.Popen[str], by: float) ->
     while time.monotonic() < by:
         assert process.poll() is None, (folder / "up.log").read_text()
         listed = hauberk(folder, "ps", "--json")
-        if listed.returncode == 0 and listed.stdout.lower().count('"serving"') >= wanted:
+        rows = json.loads(listed.stdout) if listed.returncode == 0 else []
+        if sum(row["status"] == "serving" for row in rows if row["workload"] != "control") >= wanted:
             return
         time.sleep(0.2)
     raise TimeoutError("the mesh did not serve in time:\n" + (folder / "up.log").read_text())
