@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from hauberk.certs.authority import Authority
 from hauberk.certs.errors import AuthorityError, CsrRefused, IdentityError
-from hauberk.certs.identity import LeafIdentity, SpiffeId, identify_certificate
+from hauberk.certs.identity import LeafIdentity, SpiffeId, identify_certificate, issuable
 from hauberk.certs.svid import BACK_DATED, parse_chain
 from hauberk.protos.hauberk.control.v1 import enrolment_pb2
 from hauberk.services.control.errors import AuthorityUnavailable, RequestRefused, ask
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Issuer:
-    """Signs for the mesh's workloads."""
+    """Signs for workloads and operators, never for the control plane: its own SVIDs are made in trust.py."""
 
     def __init__(self, authority: Authority, *, lifetime: timedelta, clock: Callable[[], datetime]) -> None:
         self._authority = authority
@@ -36,7 +36,7 @@ class Issuer:
         now = self._clock()
         try:
             chain_pem = await asyncio.to_thread(
-                self._authority.sign, request, spiffe_id, lifetime=self._lifetime, now=now
+                self._authority.sign, request, issuable(spiffe_id), lifetime=self._lifetime, now=now
             )
         except CsrRefused as error:
             raise RequestRefused(str(error), reason="CSR_REFUSED") from error

@@ -143,9 +143,9 @@ class ControlPlane:
         identity = Identity(self.store, self._issuer(), self.source, self._streams)
         registry = Registry(self.roster, self.publisher.snapshots, self._streams)
         admin = Admin(self.store, self.source, self.roster, discovery, self._streams, clock=self._clock)
-        enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)  # type: ignore[arg-type]
-        registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)  # type: ignore[arg-type]
-        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)  # type: ignore[arg-type]
+        enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)
+        registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
         server.add(ads.SERVICE, discovery.handlers(), ads.POLICIES)
         return server
 
@@ -161,7 +161,7 @@ class ControlPlane:
             attempts=FailedAttempts(),
             clock=self._clock,
         )
-        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(enrolment, server)  # type: ignore[arg-type]
+        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(enrolment, server)
         return server
 
     def _issuer(self) -> Issuer:

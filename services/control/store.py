@@ -149,7 +149,7 @@ class Store:
         return Survivors(count=count, until=until)
 
     def revoke(self, revocation: Revocation) -> None:
-        """Refuse this name from now on: its tokens, bindings and announcements go. Again: changes nothing."""
+        """Refuse this name from now on: its bindings and announcements go. A second time changes nothing."""
         name = str(revocation.spiffe_id)
         with self.engine.begin() as connection:
             known = connection.scalar(select(revocations.c.spiffe_id).where(revocations.c.spiffe_id == name))
@@ -162,7 +162,7 @@ class Store:
                         revoked_at=revocation.revoked_at,
                     )
                 )
-            for table in (bindings, join_tokens, contracts, replicas):
+            for table in (bindings, contracts, replicas):
                 connection.execute(delete(table).where(table.c.spiffe_id == name))
 
     def revoked(self) -> frozenset[str]:

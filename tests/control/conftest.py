@@ -1,0 +1,28 @@
+"""Both database engines for the control plane's store, and one control plane that really serves."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.control.core_mesh import CoreMesh, core_mesh
+from tests.postgresql import new_database, postgresql
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/control.db"
+    return new_database(request.getfixturevalue("postgresql_server"))
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[CoreMesh]:
+    async with core_mesh(tmp_path / "state") as mesh:
+        yield mesh
