@@ -88,9 +88,7 @@ class Edge:
             refusal = _refusal(error, call)
             reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
             await settle()
-            self._door.in_flight.leave(
-                call
-            )  # before the caller hears: its next call may be on its way by then
+            self._door.in_flight.leave(call)  # before the caller hears, whose next call may follow at once
             await _abort(refusal, call, context)
             raise  # never reached: abort raises
         finally:

@@ -1,8 +1,9 @@
 """The context of a method that streams its replies: core's own, but a write is never left half done.
 
-A write waits for as long as its caller does not read. Cancelled, by a deadline say, it stays begun in core, and
-core takes no status for a call that has a write begun: the call would never end, and its caller never hear. So a
-write goes on behind the back of whoever stopped waiting for it, and the status waits for it.
+A write waits for as long as its caller does not read. Cancelled, by a deadline say, it stays begun in
+core, and core takes no status for a call that has a write begun: the call would never end, and its caller
+never hear. So a write goes on behind the back of whoever stopped waiting for it, and the status waits for
+it.
 """
 
 import asyncio

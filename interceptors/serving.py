@@ -1,12 +1,13 @@
 """A `grpc.aio` server that no caller can stop with the path of its call.
 
-grpc.aio's main loop decodes the path of every call to an unregistered method as UTF-8, and ends, and the server
-with it, at the first one that is not: one request from anybody who can connect. So every guarded method is
-registered with core, whose name for it is used; what comes to no registered method is answered without looking at
-its path; and neither is handed to the main loop. That also spares its wait on all registered methods at each call.
+grpc.aio's main loop decodes the path of every call to an unregistered method as UTF-8, and ends, and the
+server with it, at the first one that is not: one request from anybody who can connect. So every guarded
+method is registered with core, whose name for it is used; what comes to no registered method is answered
+without looking at its path; and neither is handed to the main loop. That also spares its wait on all
+registered methods at each call.
 
-This reaches below grpc.aio's public face. Where grpcio has changed so much that it cannot, the public server is
-used and a warning logged.
+This reaches below grpc.aio's public face. Where grpcio has changed so much that it cannot, the public
+server is used and a warning logged.
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""A gRPC client made of frames, for what no gRPC library would send: and for TLS sessions kept and used again.
+"""A gRPC client made of frames, for what no gRPC library would send: and for TLS sessions kept and used
+again.
 
 It blocks: use it through asyncio.to_thread.
 """

@@ -27,7 +27,9 @@ HOUR = timedelta(hours=1)
 
 
 class Pki:
-    """A root, an intermediate and a server's certificate, valid now; and clients' certificates good and bad."""
+    """A root, an intermediate and a server's certificate, valid now; and clients' certificates good and
+    bad.
+    """
 
     def __init__(self) -> None:
         self.times: dict[str, Any] = {"begins": datetime.now(UTC) - HOUR, "ends": datetime.now(UTC) + HOUR}
@@ -210,7 +212,9 @@ async def test_root_that_left_the_bundle_takes_living_connections_with_it(
 def resume(
     address: str, context: ssl.SSLContext, between: Callable[[], None]
 ) -> tuple[bool, dict[str, bytes]]:
-    """Call, keep the session, run `between`, call through the session: whether it resumed, and what came back."""
+    """Call, keep the session, run `between`, call through the session: whether it resumed, and what came
+    back.
+    """
     with RawConnection(address, context) as first:
         assert first.call(path("Echo")).get("grpc-status") == b"0"
         session = first.session
