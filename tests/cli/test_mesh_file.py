@@ -1,4 +1,4 @@
-"""mesh.toml: what is read, and for each thing that can be wrong, an error that says what, where and what to do."""
+"""mesh.toml: what is read, and for all that can be wrong an error that says what, where and what to do."""
 
 from pathlib import Path
 

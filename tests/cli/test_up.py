@@ -1,0 +1,237 @@
+"""`hauberk up` as a user sees it: starts by itself, trades, restarts what dies, and leaves nothing behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mesh.running import COMMAND, clean_environment, hauberk, replicas, running, shop, up_once
+
+FIRST_ORDER_S = 15
+DIES = """
+trust_domain = "dies.test"
+[workloads.dies]
+command = ["python", "-c", "print('no such table'); raise SystemExit(3)"]
+"""
+IDLE = """
+trust_domain = "idle.test"
+[workloads.idle]
+command = ["sleep", "600"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mesh.toml").write_text(shop())
+    return tmp_path
+
+
+def test_once_trades_and_prints_the_trip_hop_by_hop(folder: Path) -> None:
+    began = time.monotonic()
+    ended = up_once(folder)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert time.monotonic() - began < FIRST_ORDER_S + 5, (
+        "twenty orders and the end, soon after the first order"
+    )
+    assert len(re.findall(r"(?m)^order .* placed", ended.stdout)) >= 18
+    trip = ended.stdout.partition("trip of trace ")[2].splitlines()
+    hops = [re.split(r"\s{2,}", line.strip()) for line in trip[1:] if line.strip()]
+    assert hops[0][:3] == [
+        "gateway -> orders",
+        "shop.orders.v1.Orders/PlaceOrder",
+        "peer spiffe://shop.test/gateway",
+    ]
+    assert {hop[0] for hop in hops[1:]} == {"orders -> catalog", "orders -> payments"}
+    assert all(line.startswith("    ") for line in trip[2 : len(hops) + 1]), (
+        "callees stand under their callers"
+    )
+    for hop in hops:
+        assert re.fullmatch(r"[0-9.]+ ms", hop[3]) and re.fullmatch(r"\d+ ms left", hop[4]) and hop[5] == "OK"
+    assert "WORKLOAD" in ended.stdout and "spiffe://shop.test/payments" in ended.stdout
+    leaves_nothing(folder)
+
+
+def test_once_as_json_is_one_document(folder: Path) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "up", "--once", "--json"], cwd=folder, env=clean_environment(), capture_output=True, check=False
+    )  # fmt: skip
+    answer = json.loads(ended.stdout)
+    assert ended.returncode == 0, ended.stderr
+    assert answer["failures"] == []
+    assert answer["once"]["exit_code"] == 0
+    assert answer["serving_after_s"] < FIRST_ORDER_S
+    assert {row["identity"] for row in answer["workloads"]} >= {"spiffe://shop.test/orders"}
+    budgets = [hop["budget_ms"] for hop in answer["trip"]]
+    assert budgets[0] == max(budgets), "each hop sees no more than what is left"
+    assert [hop["depth"] for hop in answer["trip"]][0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_all_and_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+    with running(folder) as up:
+        pids = processes_of(folder)
+        assert len(pids) >= 4
+        up.send_signal(number)
+        assert up.wait(30) == 0
+    assert [pid for pid in pids if is_running(pid)] == []
+    leaves_nothing(folder)
+
+
+def test_nothing_is_left_when_up_itself_is_killed_and_the_next_one_starts(folder: Path) -> None:
+    with running(folder) as up:
+        pids = processes_of(folder)
+        up.kill()
+        up.wait()
+        until(lambda: not any(map(is_running, pids)))
+    with running(folder):
+        assert {row["status"] for row in replicas(folder)} == {"serving"}
+    leaves_nothing(folder)
+
+
+def test_a_second_up_is_refused_in_one_line_and_does_no_harm(shop_folder: Path) -> None:
+    second = hauberk(shop_folder, "up")
+    assert second.returncode == 1
+    assert second.stderr.startswith("hauberk: another `hauberk up` runs this mesh already")
+    assert hauberk(shop_folder, "ps").returncode == 0
+
+
+def test_a_process_that_dies_is_started_again_and_serves(folder: Path) -> None:
+    with running(folder):
+        (before,) = [row for row in replicas(folder) if row["workload"] == "catalog"]
+        os.kill(pid_of(folder, "hauberk.services.catalog.main"), signal.SIGKILL)
+        until(lambda: any(is_anew(row, before) for row in replicas(folder)))
+        product = hauberk(
+            folder, "call", "shop.catalog.v1.Catalog/GetProduct", "-d", '{"sku": "RIVET-500"}', "--as", "gateway"
+        )  # fmt: skip
+        assert product.returncode == 0, product.stderr
+    assert "catalog-1 was ended by SIGKILL; starting it again" in (folder / "up.log").read_text()
+
+
+def test_the_control_plane_that_dies_comes_back_where_it_was(folder: Path) -> None:
+    with running(folder):
+        (before,) = [row for row in replicas(folder) if row["workload"] == "control"]
+        os.kill(pid_of(folder, "hauberk.services.control.main"), signal.SIGKILL)
+        until(lambda: serving(folder) == {"control", "catalog", "orders", "payments"})
+        (after,) = [row for row in replicas(folder) if row["workload"] == "control"]
+        assert after["address"] == before["address"]
+
+
+def test_a_process_that_keeps_dying_ends_the_mesh_loudly(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text(DIES)
+    ended = subprocess.run(
+        [*COMMAND, "up"], cwd=tmp_path, env=clean_environment(), text=True, capture_output=True, check=False, timeout=90
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "dies-1 ended with exit code 3, 5 times in a row: given up. Its last lines:" in ended.stderr
+    assert ended.stderr.rstrip().splitlines()[-1] == "hauberk: dies-1 was given up"
+    leaves_nothing(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("driver", "complaint"),
+    [
+        ("raise SystemExit(4)", "the [once] command ended with exit code 4"),
+        ("print('done')", "the last line of the [once] command is not: trace TRACE_ID"),
+        (f"print('trace {'0' * 32}')", "the trip never came to idle"),
+    ],
+)
+def test_once_fails_when_its_command_or_its_trip_does(tmp_path: Path, driver: str, complaint: str) -> None:
+    once = f'[once]\nworkload = "gateway"\ncommand = ["python", "-c", "{driver}"]\nthrough = ["idle"]\n'
+    (tmp_path / "mesh.toml").write_text(IDLE + once)
+    ended = up_once(tmp_path)
+    assert ended.returncode == 1
+    assert complaint in ended.stderr
+
+
+def test_without_a_once_command_once_waits_until_all_serve(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text(IDLE)
+    ended = up_once(tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"idle-1 +spiffe://idle.test/idle +- +serving +\d+", ended.stdout)
+    leaves_nothing(tmp_path)
+
+
+def test_a_child_gets_its_token_by_pipe_and_nothing_meant_for_another_mesh(tmp_path: Path) -> None:
+    program = (
+        "import os; fd = int(os.environ['HAUBERK_JOIN_TOKEN_FD']); token = os.read(fd, 99).decode();"
+        "print(token[:5], token in str(os.environ), 'HAUBERK_CONFIG' in os.environ, os.getcwd())"
+    )
+    once = f'[once]\nworkload = "looker"\ncommand = ["python", "-c", "{program}"]\n'
+    (tmp_path / "mesh.toml").write_text(IDLE + once)
+    environment = clean_environment() | {"HAUBERK_CONFIG": "/etc/other.toml"}
+    ended = subprocess.run(
+        [*COMMAND, "up", "--once"], cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
+    )
+    assert f"hbk1. False False {tmp_path}" in ended.stdout
+
+
+def test_all_that_is_written_is_ours_alone(shop_folder: Path) -> None:
+    state = shop_folder / ".hauberk"
+    loose = [
+        path for path in (state, *state.rglob("*")) if not path.is_symlink() and path.stat().st_mode & 0o077
+    ]
+    assert loose == []
+
+
+def leaves_nothing(folder: Path) -> None:
+    """No process of the mesh in `folder`, and no file that tells where one listens."""
+    until(lambda: not processes_of(folder))
+    state = folder / ".hauberk"
+    assert [path for path in state.rglob("*") if path.is_socket() or path.name.endswith(".pid")] == []
+    assert not (state / "control" / "addresses.json").exists()
+    assert (state / "ca" / "authority.json").exists()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Every process whose working folder is `folder`: `up`, and all it started."""
+    listed = subprocess.run(["ps", "-eo", "pid="], capture_output=True, text=True, check=True)
+    found = [int(pid) for pid in listed.stdout.split()]
+    return [pid for pid in found if is_running(pid) and working_folder(pid) == folder]
+
+
+def pid_of(folder: Path, module: str) -> int:
+    (pid,) = [
+        pid for pid in processes_of(folder) if module in Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    ]  # fmt: skip
+    return pid
+
+
+def working_folder(pid: int) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None
+
+
+def is_running(pid: int) -> bool:
+    """A zombie that waits to be buried runs no more."""
+    listed = subprocess.run(
+        ["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return listed.stdout.strip()[:1] not in ("", "Z")
+
+
+def is_anew(row: dict[str, Any], before: dict[str, Any]) -> bool:
+    moved = row["address"] != before["address"]
+    return row["workload"] == before["workload"] and row["status"] == "serving" and moved
+
+
+def serving(folder: Path) -> set[str]:
+    listed = hauberk(folder, "ps", "--json")
+    if listed.returncode != 0:
+        return set()
+    return {row["workload"] for row in json.loads(listed.stdout) if row["status"] == "serving"}
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come to that in time"
+        time.sleep(0.2)
