@@ -39,5 +39,5 @@ class Money:
         return money_pb2.Money(currency=self.currency, minor_units=self.minor_units)
 
     def __str__(self) -> str:
-        """For people and logs only; minor units, since where the point goes depends on the currency."""
-        return f"{self.minor_units} {self.currency}"
+        """For people and logs; where the point would go depends on the currency, so there is none."""
+        return f"{self.minor_units} minor units of {self.currency}"

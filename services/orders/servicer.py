@@ -48,7 +48,10 @@ def _utc_now() -> datetime:
 
 
 class Orders(orders_pb2_grpc.OrdersServicer):
-    """`leaving` is set when the process is about to stop: watches then end, so that they don't hold it up."""
+    """`leaving` is set when the process is about to stop: watches then end, so that they don't hold it up.
+
+    A watch shows the status it finds when it looks; one that has passed by then is not shown.
+    """
 
     def __init__(
         self,

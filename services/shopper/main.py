@@ -8,21 +8,32 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
+import grpc
+
 import hauberk
+from hauberk.services.shopper.errors import ShopAmiss
 from hauberk.services.shopper.load import Load
 from hauberk.services.shopper.visit import FEWEST_ORDERS, Visit
 
 
 async def main(arguments: argparse.Namespace) -> None:
+    """Visit the shop, or keep up a load. Raises ShopAmiss."""
     async with hauberk.join() as mesh:
-        if arguments.seconds is None:
-            last = await Visit(mesh.channel, _say).buy(arguments.orders)
-            _say(f"trace {last.trace_id}")
-        else:
-            load = Load(mesh.channel, mesh.stopping, rate=arguments.rate)
-            summary = await load.run(arguments.seconds)
-            _say(summary.json() if arguments.json else str(summary))
-            summary.expect_none_failed()
+        try:
+            await (_visit if arguments.seconds is None else _load)(mesh, arguments)
+        except grpc.aio.AioRpcError as error:
+            raise ShopAmiss(f"a call failed: {error.code().name}: {error.details()}") from error
+
+
+async def _visit(mesh: hauberk.Mesh, arguments: argparse.Namespace) -> None:
+    last = await Visit(mesh.channel, _say).buy(arguments.orders)
+    _say(f"trace {last.trace_id}")
+
+
+async def _load(mesh: hauberk.Mesh, arguments: argparse.Namespace) -> None:
+    summary = await Load(mesh.channel, mesh.stopping, rate=arguments.rate).run(arguments.seconds)
+    _say(summary.json() if arguments.json else str(summary))
+    summary.expect_none_failed()
 
 
 def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

@@ -49,8 +49,13 @@ class Outcome:
         if self.order is None:
             told = f"refused   {self.reason}"
         else:
-            told = f"placed    {self.order.total.minor_units} {self.order.total.currency}"
+            told = f"placed    {euros(self.order.total.minor_units)}"
         return f"{told}  {self.purchase.customer}: {basket}  {self.ms:.1f} ms  order {self.order_id}"
+
+
+def euros(cents: int) -> str:
+    """For people: 1299 is 12.99 EUR."""
+    return f"{cents // 100}.{cents % 100:02} EUR"
 
 
 async def place(orders: "orders_pb2_grpc.OrdersAsyncStub", purchase: Purchase) -> Outcome:

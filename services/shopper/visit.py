@@ -17,7 +17,7 @@ from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
 from hauberk.protos.shop.payments.v1 import payments_pb2, payments_pb2_grpc
 from hauberk.services.shopper.errors import ShopAmiss
 from hauberk.services.shopper.opening import CALL_S, until_open
-from hauberk.services.shopper.purchase import Outcome, Purchase, expect_placed, expect_refused, place
+from hauberk.services.shopper.purchase import Outcome, Purchase, euros, expect_placed, expect_refused, place
 
 FEWEST_ORDERS = 3
 STOCK = 1_000_000
@@ -144,7 +144,7 @@ class Visit:
         sold = sum(outcome.order.total.minor_units for outcome in outcomes if outcome.order is not None)
         if captured != sold:
             raise ShopAmiss(f"sold for {sold} minor units, and {captured} were taken")
-        self._say(f"balanced  {captured} EUR cents taken for {len(answers)} orders; both books agree")
+        self._say(f"balanced  {euros(captured)} taken for {len(answers)} orders; both books agree")
 
     def _belief(self, outcome: Outcome) -> payments_pb2.ReconcileRequest:
         placed = outcome.order is not None

@@ -9,7 +9,7 @@ import pytest
 
 from tests.layout.tree import LINKED, ROOT, module_of, python_by_hand
 
-SERVICES = {"catalog", "console", "control", "gateway", "orders", "payments", "quotas", "tokens"}
+SERVICES = {"catalog", "console", "control", "gateway", "orders", "payments", "quotas", "shopper", "tokens"}
 OURS = [path for path in python_by_hand() if module_of(path).split(".")[0] == "hauberk"]
 POLICY = "hauberk.protos.hauberk.policy"
 

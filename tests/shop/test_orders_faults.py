@@ -15,9 +15,7 @@ from hauberk.protos.shop.catalog.v1 import catalog_pb2
 from hauberk.protos.shop.orders.v1 import orders_pb2
 from hauberk.protos.shop.payments.v1 import payments_pb2
 from hauberk.services.catalog.servicer import Catalog
-from hauberk.services.catalog.store import Line as Goods
-from hauberk.services.money import Money
-from hauberk.services.orders.store import CLAIM, Failure, Line, Order, Placement, Stage
+from hauberk.services.orders.store import Line, Order, Placement
 from hauberk.services.payments.errors import PaymentUnknown
 from hauberk.services.payments.servicer import Payments
 from hauberk.services.payments.store import State
@@ -204,32 +202,6 @@ async def test_a_callee_that_breaks_is_not_quoted(
     assert shop.books.order(order_id_of(error)).final
 
 
-@pytest.mark.parametrize("stage", [Stage.NEW, Stage.RESERVED, Stage.AUTHORISED, Stage.CHARGED])
-@pytest.mark.parametrize("recorded_only", [False, True], ids=["step done", "step not done"])
-async def test_an_order_left_at_any_stage_is_finished_when_the_same_key_asks_again(
-    shop: Shop, stage: Stage, recorded_only: bool
-) -> None:
-    """A crash leaves the last recorded stage; the step after it may have been done or not."""
-    left = leave_at(shop, stage)
-    if not recorded_only:
-        do_next_step(shop, left)
-    await shop.start()
-    placed = await shop.orders.PlaceOrder(REQUEST, timeout=WITHIN_S)
-    assert (placed.order_id, placed.status) == (left.order_id, orders_pb2.ORDER_STATUS_PLACED)
-    assert shop.left("T-HELM") == 8
-    assert shop.till.payment(placed.order_id).state is State.CAPTURED
-
-
-@pytest.mark.parametrize("stage", [Stage.NEW, Stage.RESERVED, Stage.AUTHORISED])
-async def test_an_order_left_while_it_was_undone_is_undone(shop: Shop, stage: Stage) -> None:
-    left = leave_at(shop, stage, Failure(reason="GAVE_UP", message="payments is not available"))
-    await shop.start()
-    error = await refused(shop.orders.PlaceOrder(REQUEST, timeout=WITHIN_S))
-    assert (error.code(), order_id_of(error)) == (grpc.StatusCode.ABORTED, left.order_id)
-    assert shop.left("T-HELM") == 10
-    assert (await settled(shop, left.order_id)).status == orders_pb2.ORDER_STATUS_FAILED
-
-
 async def test_an_order_that_a_twin_replica_works_on_is_waited_for(shop: Shop) -> None:
     slow = SlowPayments(shop)
     await shop.start(payments=slow)
@@ -299,29 +271,3 @@ async def test_a_database_that_is_away_is_unavailable(shop: Shop) -> None:
     error = await refused(shop.orders.PlaceOrder(REQUEST, timeout=WITHIN_S))
     assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
     assert "sqlite" not in str(error.details()).lower()
-
-
-def leave_at(shop: Shop, stage: Stage, failure: Failure | None = None) -> Order:
-    """What a crash leaves: an order recorded at `stage`, its claim run out."""
-    then = datetime.now(UTC) - 2 * CLAIM
-    order, claim = shop.books.open(WANTED, now=then)
-    assert claim is not None
-    for following in [Stage.RESERVED, Stage.AUTHORISED, Stage.CHARGED]:
-        if order.stage is stage:
-            break
-        do_next_step(shop, order)
-        total = Money(currency="EUR", minor_units=10_000)
-        order = shop.books.advance(order, claim, following, now=then, total=total)
-    return order if failure is None else shop.books.fail(order, claim, failure, now=then)
-
-
-def do_next_step(shop: Shop, order: Order) -> None:
-    now = datetime.now(UTC)
-    match order.stage:
-        case Stage.NEW:
-            shop.stock.reserve(order.order_id, [Goods("T-HELM", 2)], now=now)
-        case Stage.RESERVED:
-            total = Money(currency="EUR", minor_units=10_000)
-            shop.till.authorise(order.order_id, "ann", total, decline=None, now=now)
-        case Stage.AUTHORISED:
-            shop.till.capture(order.order_id, now=now)

@@ -57,7 +57,7 @@ async def test_a_customer_without_money_is_declined_each_time(as_orders: "Paymen
     for _ in range(2):
         error = await refused(as_orders.Authorise(authorise(customer="broke-ann"), timeout=WITHIN_S))
         assert (error.code(), reason(error)) == (grpc.StatusCode.FAILED_PRECONDITION, "PAYMENT_DECLINED")
-        assert "does not cover 1000 EUR" in (error.details() or "")
+        assert "does not cover 1000 minor units of EUR" in (error.details() or "")
     asked = payments_pb2.GetPaymentRequest(payment_id="p1")
     assert (await as_orders.GetPayment(asked, timeout=WITHIN_S)).state == DECLINED
 
