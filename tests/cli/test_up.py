@@ -53,15 +53,13 @@ def test_once_trades_and_prints_the_trip_hop_by_hop(folder: Path) -> None:
         "callees stand under their callers"
     )
     for hop in hops:
-        assert re.fullmatch(r"[0-9.]+ ms", hop[3]) and re.fullmatch(r"\d+ ms left", hop[4]) and hop[5] == "OK"
-    assert "WORKLOAD" in ended.stdout and "spiffe://shop.test/payments" in ended.stdout
+        assert re.fullmatch(r"[0-9.]+ ms \d+ ms left OK", " ".join(hop[3:]))
+    assert "spiffe://shop.test/payments" in ended.stdout
     leaves_nothing(folder)
 
 
 def test_once_as_json_is_one_document(folder: Path) -> None:
-    ended = subprocess.run(
-        [*COMMAND, "up", "--once", "--json"], cwd=folder, env=clean_environment(), capture_output=True, check=False
-    )  # fmt: skip
+    ended = hauberk(folder, "up", "--once", "--json")
     answer = json.loads(ended.stdout)
     assert ended.returncode == 0, ended.stderr
     assert answer["failures"] == []
@@ -70,7 +68,7 @@ def test_once_as_json_is_one_document(folder: Path) -> None:
     assert {row["identity"] for row in answer["workloads"]} >= {"spiffe://shop.test/orders"}
     budgets = [hop["budget_ms"] for hop in answer["trip"]]
     assert budgets[0] == max(budgets), "each hop sees no more than what is left"
-    assert [hop["depth"] for hop in answer["trip"]][0] == 0
+    assert {hop["depth"] for hop in answer["trip"]} == {0, 1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -107,10 +105,8 @@ def test_a_process_that_dies_is_started_again_and_serves(folder: Path) -> None:
         (before,) = [row for row in replicas(folder) if row["workload"] == "catalog"]
         os.kill(pid_of(folder, "hauberk.services.catalog.main"), signal.SIGKILL)
         until(lambda: any(is_anew(row, before) for row in replicas(folder)))
-        product = hauberk(
-            folder, "call", "shop.catalog.v1.Catalog/GetProduct", "-d", '{"sku": "RIVET-500"}', "--as", "gateway"
-        )  # fmt: skip
-        assert product.returncode == 0, product.stderr
+        listed = hauberk(folder, "call", "shop.catalog.v1.Catalog/ListProducts", "--as", "gateway")
+        assert listed.returncode == 0, listed.stderr
     assert "catalog-1 was ended by SIGKILL; starting it again" in (folder / "up.log").read_text()
 
 
@@ -125,9 +121,7 @@ def test_the_control_plane_that_dies_comes_back_where_it_was(folder: Path) -> No
 
 def test_a_process_that_keeps_dying_ends_the_mesh_loudly(tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text(DIES)
-    ended = subprocess.run(
-        [*COMMAND, "up"], cwd=tmp_path, env=clean_environment(), text=True, capture_output=True, check=False, timeout=90
-    )  # fmt: skip
+    ended = hauberk(tmp_path, "up", timeout=90)
     assert ended.returncode == 1
     assert "dies-1 ended with exit code 3, 5 times in a row: given up. Its last lines:" in ended.stderr
     assert ended.stderr.rstrip().splitlines()[-1] == "hauberk: dies-1 was given up"
@@ -198,8 +192,10 @@ def processes_of(folder: Path) -> list[int]:
 
 def pid_of(folder: Path, module: str) -> int:
     (pid,) = [
-        pid for pid in processes_of(folder) if module in Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-    ]  # fmt: skip
+        pid
+        for pid in processes_of(folder)
+        if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    ]
     return pid
 
 
@@ -219,8 +215,8 @@ def is_running(pid: int) -> bool:
 
 
 def is_anew(row: dict[str, Any], before: dict[str, Any]) -> bool:
-    moved = row["address"] != before["address"]
-    return row["workload"] == before["workload"] and row["status"] == "serving" and moved
+    same = bool(row["workload"] == before["workload"])
+    return same and row["status"] == "serving" and row["address"] != before["address"]
 
 
 def serving(folder: Path) -> set[str]:
