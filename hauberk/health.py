@@ -82,12 +82,12 @@ class Health(health_pb2_grpc.HealthServicer):
     ) -> None:
         told = None
         while True:
-            version, statuses = self._statuses.versioned
+            last, (version, statuses) = self._closed, self._statuses.versioned
             status = statuses.get(request.service, _UNKNOWN)
             if status != told:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 told = status
-            if self._closed:
+            if last:
                 return
             await self._statuses.next(version)
 

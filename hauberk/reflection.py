@@ -73,7 +73,7 @@ class Reflection:
             case "file_by_filename":
                 response.file_descriptor_response.CopyFrom(self._files(request.file_by_filename))
             case "file_containing_symbol":
-                file = self._pool.FindFileContainingSymbol(request.file_containing_symbol)
+                file = self._declaring(request.file_containing_symbol)
                 response.file_descriptor_response.CopyFrom(self._files(file.name))
             case "file_containing_extension":
                 wanted = request.file_containing_extension
@@ -85,6 +85,14 @@ class Reflection:
                 response.all_extension_numbers_response.CopyFrom(numbers)
             case _:
                 response.error_response.CopyFrom(_error(grpc.StatusCode.INVALID_ARGUMENT, "asks for nothing"))
+
+    def _declaring(self, symbol: str) -> FileDescriptor:
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:  # which knows every symbol but methods
+            method: Any = self._pool.FindMethodByName(symbol)
+            file: FileDescriptor = method.containing_service.file
+            return file
 
     def _files(self, name: str) -> FileDescriptorResponse:
         """The file of that name and all it imports, imports last. Raises KeyError if it is not of ours."""

@@ -6,7 +6,7 @@ far it has read can be read on as if nothing had happened.
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import TypeVar
 
 import grpc
@@ -23,7 +23,7 @@ async def resume(
     token: Callable[[Message], Token],
     *,
     attempts: int = 8,
-) -> AsyncIterator[Message]:
+) -> AsyncGenerator[Message, None]:
     """The messages of a server stream, read on where it was cut.
 
     `open(None)` begins it; `open(t)` goes on after the last message received, whose `token` is t: a callable
@@ -32,24 +32,24 @@ async def resume(
     message.
     """
     last: Token | None = None
-    failed = 0
+    in_vain = 0
     while True:
         stream = open(last)
         try:
             async for message in stream:
                 last = token(message)
-                failed = 0
+                in_vain = -1
                 yield message
             return
         except grpc.aio.AioRpcError as error:
-            failed += 1
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or failed >= attempts:
+            in_vain += 1
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or in_vain >= attempts:
                 raise
         finally:
             _cancel(stream)
-        if failed > 1:
-            longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**failed)
-            await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads callers, hides nothing
+        if in_vain:
+            longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**in_vain)
+            await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads callers
 
 
 def _cancel(stream: object) -> None:

@@ -96,7 +96,7 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
     found = {}
     for variable, text in env.items():
         if variable.startswith(PREFIX) and variable != CONFIG and not variable.startswith(RESERVED):
-            name = _known(variable.removeprefix(PREFIX).lower(), variable)
+            name = _known(variable.removeprefix(PREFIX).swapcase(), variable)
             found[name] = _parsed(name, text, variable)
     return found
 
@@ -185,8 +185,8 @@ def _flag(value: Any) -> bool:
 def _seconds(value: Any) -> float:
     try:
         seconds = float(value)
-    except TypeError as error:
-        raise ValueError("write seconds") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError("write seconds, 0 to 3600") from error
     if isinstance(value, bool) or not math.isfinite(seconds) or not 0 <= seconds <= 3600:
         raise ValueError("write seconds, 0 to 3600")
     return seconds
