@@ -1,7 +1,7 @@
 """Why a resumed session is judged by its certificate and not refused: Java resumes by default.
 
-Its TLS (and with it grpc-java over the JDK's provider) resumes at every reconnection within one SSLContext, for
-hours. To refuse `ssl_session_reused` would lock such a client out from its second connection on.
+Its TLS (and with it grpc-java over the JDK's provider) resumes at every reconnection within one SSLContext,
+for hours. To refuse `ssl_session_reused` would lock such a client out from its second connection on.
 """
 
 import asyncio
@@ -44,14 +44,15 @@ def request() -> bytes:
 
 def status(answer: bytes) -> str:
     """The grpc-status in what a server sent."""
-    decoder, found = Decoder(), {}
+    decoder = Decoder()
+    found: dict[str, str] = {}
     while answer:
         frame, length = Frame.parse_frame_header(memoryview(answer[:9]))
         if isinstance(frame, HeadersFrame):
             frame.parse_body(memoryview(answer[9 : 9 + length]))
-            found.update(decoder.decode(frame.data))
+            found.update((str(name), str(value)) for name, value in decoder.decode(frame.data))
         answer = answer[9 + length :]
-    return str(found["grpc-status"])
+    return found["grpc-status"]
 
 
 def key_store(svid: Svid) -> bytes:
@@ -67,10 +68,15 @@ async def test_java_reconnects_in_a_resumed_session_and_is_served(stage: Stage, 
     (tmp_path / "own.p12").write_bytes(key_store(stage.credentials("gateway").svid))
     (tmp_path / "root.pem").write_bytes(stage.authority.bundle.pem())
     java = await asyncio.create_subprocess_exec(
-        "java", str(Path(__file__).with_name("Resume.java")), address.rpartition(":")[2], str(tmp_path / "own.p12"),
-        str(tmp_path / "root.pem"), request().hex(),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        "java",
+        str(Path(__file__).with_name("Resume.java")),
+        address.rpartition(":")[2],
+        str(tmp_path / "own.p12"),
+        str(tmp_path / "root.pem"),
+        request().hex(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
     out, said = await java.communicate()
     assert java.returncode == 0, said.decode()
     first, second = (line.split() for line in out.decode().splitlines())

@@ -44,9 +44,14 @@ def clean_environment() -> dict[str, str]:
 def up_once(folder: Path, *, timeout: float = 150) -> subprocess.CompletedProcess[str]:
     """`hauberk up --once` to its end."""
     return subprocess.run(
-        [*COMMAND, "up", "--once"], cwd=folder, env=clean_environment(), text=True, capture_output=True,
-        timeout=timeout, check=False,
-    )  # fmt: skip
+        [*COMMAND, "up", "--once"],
+        cwd=folder,
+        env=clean_environment(),
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 @contextlib.contextmanager
@@ -54,9 +59,14 @@ def running(folder: Path, *, timeout: float = 60) -> Iterator[subprocess.Popen[s
     """`hauberk up`, from the moment it serves until Ctrl-C; raises if it does not serve or not stop."""
     with (folder / "up.log").open("w") as log:
         process = subprocess.Popen(
-            [*COMMAND, "up"], cwd=folder, env=clean_environment(), text=True, stdout=log, stderr=subprocess.STDOUT,
+            [*COMMAND, "up"],
+            cwd=folder,
+            env=clean_environment(),
+            text=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             _until_all_serve(folder, process, time.monotonic() + timeout)
             yield process
@@ -72,17 +82,22 @@ def running(folder: Path, *, timeout: float = 60) -> Iterator[subprocess.Popen[s
 def hauberk(folder: Path, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """One command of the CLI, beside the mesh.toml in `folder`."""
     return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env=clean_environment(), text=True, capture_output=True,
-        timeout=timeout, check=False,
-    )  # fmt: skip
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=clean_environment(),
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def replicas(folder: Path) -> list[dict[str, Any]]:
     """What `hauberk ps --json` lists."""
     listed = hauberk(folder, "ps", "--json")
     assert listed.returncode == 0, listed.stderr
-    found = json.loads(listed.stdout)
-    return found["replicas"] if isinstance(found, dict) else found
+    found: list[dict[str, Any]] = json.loads(listed.stdout)
+    return found
 
 
 def _until_all_serve(folder: Path, process: subprocess.Popen[str], by: float) -> None:

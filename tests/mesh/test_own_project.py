@@ -1,4 +1,4 @@
-"""A project outside the repository, with protos/ and services/ folders of its own, on the installed wheel alone."""
+"""A project outside the repository, with protos/ and services/ folders of its own, on the wheel alone."""
 
 import os
 import subprocess
@@ -109,7 +109,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def python(tmp_path: Path, wheel: Path) -> Path:
-    """An interpreter that has the wheel; its dependencies are those of this test run, our sources are not there."""
+    """An interpreter with the wheel and this run's dependencies, but without our sources."""
     folder = tmp_path / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
     interpreter = folder / "bin" / "python"
@@ -137,7 +137,7 @@ def run(command: list[str | Path], cwd: Path | None = None) -> str:
 
 
 def test_own_project_on_the_wheel_serves_and_calls(project: Path, python: Path) -> None:
-    """Stock protoc's stubs, their own top-level `services` package, nothing of this repository on the path."""
+    """Stock protoc's stubs, a top-level `services` package of theirs, nothing of ours on the path."""
     hauberk = python.parent / "hauberk"
     installed = run([python, "-c", "import hauberk; print(hauberk.__file__)"], cwd=project).strip()
     assert not Path(installed).is_relative_to(REPOSITORY)
