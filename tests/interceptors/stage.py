@@ -158,6 +158,26 @@ def info(error: grpc.aio.AioRpcError) -> ErrorInfo:
     return found
 
 
+class _Caught:
+    """Looks like a server to generated code, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, RpcMethod] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        pass
+
+    def add_registered_method_handlers(self, service: str, methods: dict[str, RpcMethod]) -> None:
+        self.methods = methods
+
+
+def generated(add: Callable[..., None], servicer: Any) -> dict[str, RpcMethod]:
+    """The methods that generated code's `add_..._to_server` makes of `servicer`, by name."""
+    caught = _Caught()
+    add(servicer, caught)
+    return caught.methods
+
+
 class Lines(io.StringIO):
     """A stream that can be waited on until it holds so many lines."""
 

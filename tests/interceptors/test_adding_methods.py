@@ -9,9 +9,19 @@ import pytest
 
 from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.policy import policies_of
-from hauberk.interceptors.servant import RpcMethod
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
-from tests.interceptors.stage import SERVICE, Behaviour, Shape, Stage, call, echo, info, method, policy
+from tests.interceptors.stage import (
+    SERVICE,
+    Behaviour,
+    Shape,
+    Stage,
+    call,
+    echo,
+    generated,
+    info,
+    method,
+    policy,
+)
 
 
 def plain(request: Any, context: Any) -> bytes:
@@ -108,25 +118,11 @@ class SomeOrders(orders_pb2_grpc.OrdersServicer):
         return orders_pb2.Order(order_id=request.order_id)
 
 
-class Handlers:
-    """Catches what generated code gives to a server."""
-
-    def __init__(self) -> None:
-        self.methods: dict[str, RpcMethod] = {}
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        pass
-
-    def add_registered_method_handlers(self, service: str, methods: dict[str, RpcMethod]) -> None:
-        self.methods = methods
-
-
 async def test_method_left_to_the_generated_class_answers_unimplemented(stage: Stage) -> None:
     service = orders_pb2.DESCRIPTOR.services_by_name["Orders"]
-    handlers = Handlers()
-    orders_pb2_grpc.add_OrdersServicer_to_server(SomeOrders(), handlers)  # type: ignore[abstract, arg-type]
+    methods = generated(orders_pb2_grpc.add_OrdersServicer_to_server, SomeOrders())  # type: ignore[abstract]
     guard = stage.new_guard()
-    guard.add(service.full_name, handlers.methods, policies_of(service))
+    guard.add(service.full_name, methods, policies_of(service))
     await stage.start(guard)
     stub = orders_pb2_grpc.OrdersStub(stage.channel("gateway"))
     order = await stub.GetOrder(orders_pb2.GetOrderRequest(order_id="o-1"))
