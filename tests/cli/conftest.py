@@ -1,4 +1,4 @@
-"""One shop under `hauberk up` that tests of the commands share; what ends or changes a mesh starts its own."""
+"""One shop under `hauberk up` that tests of commands share; what ends or changes a mesh starts its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
