@@ -15,6 +15,7 @@ from hauberk.certs.errors import CertsError, TokenRefused, TokenUnknown
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.join import TokenRecord
 from hauberk.interceptors.errors import Refused
+from hauberk.services.control import addresses
 from hauberk.services.control.settings import ConfigError, ControlSettings
 from hauberk.services.control.store import Store, StoreMismatch
 from hauberk.services.database import DatabaseError
@@ -62,6 +63,7 @@ def _lock(settings: ControlSettings, stack: ExitStack) -> None:
     if lock is None:
         raise StartRefused(f"another control plane is running in {settings.state}: stop that one first")
     stack.enter_context(lock)
+    addresses.withdraw(settings.state / "control")  # of a process that was killed
 
 
 def _authority(settings: ControlSettings) -> Authority:

@@ -1,0 +1,149 @@
+"""A control plane that comes back: nothing is forgotten, and nothing that was lost passes for new."""
+
+import asyncio
+import json
+import socket
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import pytest
+
+from hauberk.certs.authority import Authority
+from hauberk.protos.hauberk.control.v1 import admin_pb2, enrolment_pb2
+from hauberk.services.control.opening import StartRefused
+from hauberk.services.control.plane import control_plane
+from hauberk.services.control.settings import ConfigError
+from hauberk.services.control.snapshot import Status
+from hauberk.services.control.store import Store
+from tests.control.core_mesh import (
+    CATALOG,
+    NOT_SERVING,
+    PAYMENTS,
+    core_mesh,
+    make_ca,
+    settings,
+    spiffe,
+)
+
+
+async def start_refused(state: Path, **control: str) -> str:
+    with pytest.raises(StartRefused) as refused:
+        async with control_plane(settings(state, **control)):
+            pass
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+async def test_endpoints_and_routes_are_there_before_anybody_announces_again(tmp_path: Path) -> None:
+    async with core_mesh(tmp_path / "state") as mesh:
+        catalog, payments = await mesh.join("catalog", [CATALOG]), await mesh.join("payments", [PAYMENTS])
+        announced = await catalog.announce(agent="hauberk 0.1.0")
+        await announced.say(status=NOT_SERVING)
+        await announced.heard()
+        await payments.announce(serves=(PAYMENTS,), address="127.0.0.1:4002")
+        await mesh.until_listed("payments#1")
+        before = mesh.plane.publisher.snapshots.value
+    async with core_mesh(tmp_path / "state") as mesh:
+        after = mesh.plane.publisher.snapshots.value
+        assert after == before
+        assert mesh.listed()["catalog#1"].status is Status.NOT_SERVING
+        again = mesh.as_(catalog.credentials)
+        await again.announce(agent="hauberk 0.1.0")
+        await mesh.until_listed("catalog#1", "payments#1")
+
+
+async def test_a_crash_forgets_no_more_than_the_last_moment(tmp_path: Path) -> None:
+    async with core_mesh(tmp_path / "state") as mesh:
+        await (await mesh.join("catalog", [CATALOG])).announce()
+        await asyncio.sleep(0.5)
+        second = Store.open(mesh.plane.store.engine.url.render_as_string())
+        with second.engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT address FROM replicas").all() == [("127.0.0.1:4001",)]
+        second.close()
+
+
+async def test_revocations_tokens_and_bindings_outlive_a_restart(tmp_path: Path) -> None:
+    async with core_mesh(tmp_path / "state") as mesh:
+        token = await mesh.token("payments", [PAYMENTS])
+        catalog, operator = await mesh.join("catalog", [CATALOG]), await mesh.operator()
+        await operator.admin.Revoke(admin_pb2.RevokeRequest(name="catalog"))
+    async with core_mesh(tmp_path / "state") as mesh:
+        assert mesh.plane.source.trust.value.revoked == {str(spiffe("catalog"))}
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await mesh.as_(catalog.credentials).identity.Renew(enrolment_pb2.RenewRequest())
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        payments = mesh.as_((await mesh.enrol(token)).credentials)
+        await payments.announce(serves=(PAYMENTS,))
+
+
+async def test_ports_are_kept_and_told_while_it_runs(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "control" / "addresses.json"
+    async with core_mesh(tmp_path / "state") as mesh:
+        told = json.loads(file.read_bytes())
+        assert told["mesh"] == mesh.plane.mesh.address
+        assert told["enrolment"] == mesh.plane.enrolment.address
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert not file.exists()
+    async with core_mesh(tmp_path / "state"):
+        assert json.loads(file.read_bytes()) == told
+
+
+async def test_a_port_that_somebody_has_taken_is_given_up(tmp_path: Path) -> None:
+    async with core_mesh(tmp_path / "state") as mesh:
+        before = mesh.plane.mesh.address
+    with socket.create_server(("127.0.0.1", int(before.rpartition(":")[2]))):
+        async with core_mesh(tmp_path / "state") as mesh:
+            assert mesh.plane.mesh.address != before
+            assert (await mesh.join("orders")).credentials
+
+
+async def test_without_a_ca_it_does_not_start_and_makes_none(tmp_path: Path) -> None:
+    assert "hauberk ca init" in await start_refused(tmp_path / "state")
+    assert not (tmp_path / "state" / "ca").exists()
+
+
+async def test_an_emptied_store_is_refused(tmp_path: Path) -> None:
+    async with core_mesh(tmp_path / "state"):
+        pass
+    for file in (tmp_path / "state" / "control").glob("control.db*"):
+        file.unlink()
+    assert "the store is empty" in await start_refused(tmp_path / "state")
+
+
+async def test_the_store_of_another_mesh_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        async with core_mesh(tmp_path / name):
+            pass
+    database = f"sqlite:///{tmp_path}/other/control/control.db"
+    assert "belong together" in await start_refused(tmp_path / "one", database=database)
+
+
+async def test_a_new_ca_with_the_old_store_is_refused(tmp_path: Path) -> None:
+    async with core_mesh(tmp_path / "state"):
+        pass
+    (tmp_path / "state" / "ca").rename(tmp_path / "lost")
+    make_ca(tmp_path / "state")
+    assert "belong together" in await start_refused(tmp_path / "state")
+
+
+async def test_two_do_not_run_on_one_state(tmp_path: Path) -> None:
+    async with core_mesh(tmp_path / "state"):
+        assert "another control plane is running" in await start_refused(tmp_path / "state")
+
+
+async def test_the_ca_of_another_trust_domain_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    Authority.create(tmp_path / "state" / "ca", "other.test", now=datetime.now(UTC))
+    with pytest.raises(ConfigError, match=r"trust_domain 'shop.test', the CA in .* is of 'other.test'"):
+        async with control_plane(settings(tmp_path / "state")):
+            pass
+
+
+async def test_a_name_that_the_ca_does_not_permit_is_refused(tmp_path: Path) -> None:
+    make_ca(tmp_path / "state")
+    config = settings(tmp_path / "state")
+    with pytest.raises(ConfigError, match=r"\[control\]: the control plane cannot be named so"):
+        async with control_plane(replace(config, dns_names=("control.example",))):
+            pass
