@@ -76,7 +76,7 @@ def _control(state: State) -> Iterator[Finding]:
     except CommandFailed as error:
         yield Finding(about="control", text=error.message, remedy=error.next_step or "start it: hauberk up")
         return
-    yield Finding(about="control", text=f"answers; {roots} roots are trusted")
+    yield Finding(about="control", text=f"answers; trusted roots: {roots}")
     for row in rows:
         serves = row["status"] == "serving"
         remedy = "" if serves else f"read its log in `hauberk up`; then: hauberk doctor {row['workload']}"
