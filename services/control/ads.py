@@ -12,16 +12,17 @@ from datetime import UTC, datetime
 
 import grpc
 
-from hauberk.certs.identity import SpiffeId
+from hauberk.certs.identity import LeafIdentity, SpiffeId
 from hauberk.certs.watch import Watch
-from hauberk.interceptors.call import current_call
 from hauberk.interceptors.errors import Draining, Refused, TooManyInFlight, Unidentified
 from hauberk.interceptors.policy import Policy, callers
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 from hauberk.services.control.clients import Client
+from hauberk.services.control.errors import NameRevoked
 from hauberk.services.control.snapshot import Snapshot
+from hauberk.services.control.streams import caller
 from hauberk.services.control.xds.resource import ResourceType
 from hauberk.services.control.xds.view import Resources
 
@@ -84,14 +85,14 @@ class Ads:
 
     def clients(self) -> list[admin_pb2.XdsClient]:
         """Every connected client, by identity and then by the time it came."""
-        callers_ = sorted(self._streams, key=str)
-        return [stream.client.describe() for caller in callers_ for stream in self._streams[caller]]
+        names = sorted(self._streams, key=str)
+        return [stream.client.describe() for name in names for stream in self._streams[name]]
 
     def drop(self, spiffe_id: str) -> None:
         """End every stream of this identity, which has been revoked. Where there is none, nothing happens."""
-        for caller in [caller for caller in self._streams if str(caller) == spiffe_id]:
-            for stream in list(self._streams[caller]):
-                stream.refuse(Unidentified(f"identity was revoked: {spiffe_id}", reason="REVOKED"))
+        for name in [name for name in self._streams if str(name) == spiffe_id]:
+            for stream in list(self._streams[name]):
+                stream.refuse(NameRevoked(f"{spiffe_id} was revoked", metadata={"spiffe_id": spiffe_id}))
 
     def close(self) -> None:
         """End every stream, and take no more: before the server stops, which would wait for them."""
@@ -100,7 +101,7 @@ class Ads:
             stream.refuse(Draining("the control plane is leaving; ask again"))
 
     async def _serve(self, requests: AsyncIterator[DiscoveryRequest], context: Context) -> None:
-        with self._admitted(_caller()) as stream:
+        with self._admitted(caller()) as stream:
             async with asyncio.TaskGroup() as group:
                 stream.tasks = (
                     group.create_task(self._read(stream, requests)),
@@ -126,7 +127,10 @@ class Ads:
         while True:
             body = stream.client.next_response(self._resources, str(self._control_id))
             if body is not None:
-                await context.write(body)
+                try:
+                    await context.write(body)
+                except grpc.aio.InternalError:
+                    return  # the client is gone: core cancels the call, but not always before we write
             elif stream.ended:
                 return
             else:
@@ -134,24 +138,28 @@ class Ads:
                 stream.woken.clear()
 
     @contextmanager
-    def _admitted(self, caller: SpiffeId) -> Iterator["_Stream"]:
+    def _admitted(self, peer: LeafIdentity) -> Iterator["_Stream"]:
+        """A stream of this peer, until the block is left or its certificate ends."""
         if self._closed:
             raise Draining("the control plane is leaving; ask again")
-        mine = self._streams.setdefault(caller, [])
+        name, now = peer.spiffe_id, self._now()
+        mine = self._streams.setdefault(name, [])
         if len(mine) >= self._streams_per_identity:
-            raise TooManyInFlight(
-                f"{len(mine)} xds streams of {caller}, at most {self._streams_per_identity}"
-            )
-        stream = _Stream(Client(caller, self._now()))
+            raise TooManyInFlight(f"{len(mine)} xds streams of {name}, at most {self._streams_per_identity}")
+        stream = _Stream(Client(name, now))
+        expired = Unidentified("the certificate of this call has expired", reason="SVID_EXPIRED")
+        left = (peer.not_after - now).total_seconds()
+        expiry = asyncio.get_running_loop().call_later(left, stream.refuse, expired)
         mine.append(stream)
         self._follow()
         try:
             yield stream
         finally:
+            expiry.cancel()
             mine.remove(stream)
             self._index(stream, stream.client.names(ResourceType.ENDPOINTS), frozenset())
             if not mine:
-                del self._streams[caller]
+                del self._streams[name]
             if not self._streams:
                 self._rest()
 
@@ -212,14 +220,6 @@ class _Stream:
         self.refusal = self.refusal or refusal
         for task in self.tasks:
             task.cancel()
-
-
-def _caller() -> SpiffeId:
-    """Who the certificate of this call names."""
-    call = current_call()
-    if call is None or call.peer is None:
-        raise Unidentified("xds is for workloads with a certificate", reason="NO_CERTIFICATE")
-    return call.peer.spiffe_id
 
 
 def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

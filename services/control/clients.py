@@ -9,13 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-import grpc
-
 from hauberk.certs.identity import SpiffeId
-from hauberk.interceptors.errors import Refused
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.third_party.envoy.config.core.v3.base_pb2 import Node
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
+from hauberk.services.control.errors import RequestRefused
 from hauberk.services.control.xds.clusters import load_assignment
 from hauberk.services.control.xds.resource import Resource, ResourceType, response, version_of
 from hauberk.services.control.xds.view import Resources, View
@@ -29,13 +27,6 @@ MAX_UNANSWERED = 32
 """Responses of one type whose answer is remembered to be due."""
 
 _EVERYTHING = "*"
-
-
-class RequestRefused(Refused):
-    """A DiscoveryRequest that no client of ours sends."""
-
-    status = grpc.StatusCode.INVALID_ARGUMENT
-    reason = "DISCOVERY_REQUEST_REFUSED"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from hauberk.services.control.clients import (
     MAX_NAMES,
     MAX_UNANSWERED,
     Client,
-    RequestRefused,
 )
+from hauberk.services.control.errors import RequestRefused
 from hauberk.services.control.xds.resource import NAME
 from tests.control.xds_mesh import NOW, spiffe, workload
 from tests.control.xds_peer import (
