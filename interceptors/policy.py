@@ -141,9 +141,9 @@ def _policies(service: str, declared: ServiceDescriptorProto) -> dict[str, Polic
 
 def _policy(service: str, declared: ServiceDescriptorProto, method: MethodDescriptorProto) -> Policy:
     name = f"{service}.{method.name}"
-    demands, origin = _extension(method.options, policy_pb2.policy), "method"
+    demands, origin = _extension(method.options, policy_pb2.policy, name), "method"
     if demands is None:
-        demands, origin = _extension(declared.options, policy_pb2.defaults), "service"
+        demands, origin = _extension(declared.options, policy_pb2.defaults, name), "service"
     if demands is None:
         raise PolicyError(f"method has no policy: {name}")
     unknown = sorted(_unknown_fields(demands))
@@ -164,19 +164,30 @@ def _policy(service: str, declared: ServiceDescriptorProto, method: MethodDescri
         raise PolicyError(f"policy of {name}: {error}") from error
 
 
-def _extension(options: Any, extension: Any) -> policy_pb2.Policy | None:
-    """The policy in these options, if they hold one."""
-    return options.Extensions[extension] if options.HasExtension(extension) else None
+def _extension(options: Any, extension: Any, name: str) -> policy_pb2.Policy | None:
+    """The policy in these options of `name`, if they hold one."""
+    if options.HasExtension(extension):
+        found: policy_pb2.Policy = options.Extensions[extension]
+        return found
+    if extension.number in _unknown_numbers(
+        options
+    ):  # of another wire type: kept as if nothing had been said
+        raise PolicyError(f"policy of {name} cannot be read")
+    return None
 
 
 def _unknown_fields(message: Message) -> Iterable[int]:
     """The numbers of fields in `message`, or anywhere inside it, that our copy of its type does not have."""
-    unknown = UnknownFieldSet(message)
-    yield from (unknown[index].field_number for index in range(len(unknown)))
+    yield from _unknown_numbers(message)
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in value if field.is_repeated else (value,):
                 yield from _unknown_fields(part)
+
+
+def _unknown_numbers(message: Message) -> list[int]:
+    unknown = UnknownFieldSet(message)
+    return [unknown[index].field_number for index in range(len(unknown))]
 
 
 def _deadline(declared: policy_pb2.Deadline) -> DeadlineRule:
