@@ -230,11 +230,12 @@ class Stage:
         *,
         credentials: grpc.ServerCredentials | None = None,
         clock: Callable[[], datetime] | None = None,
+        guard: Guard | None = None,
         options: Sequence[tuple[str, Any]] = (),
         **more: Any,
     ) -> str:
         """Start a server of `methods`, by name; its address. Closed with the stage."""
-        self.guard = self.new_guard(clock=clock, **more)
+        self.guard = guard or self.new_guard(clock=clock, **more)
         self.guard.add(
             SERVICE,
             {name: method(behaviour, shape) for name, (shape, behaviour, _) in methods.items()},
@@ -243,10 +244,10 @@ class Stage:
         return await self.start(self.guard, credentials=credentials, options=options)
 
     def new_guard(self, *, clock: Callable[[], datetime] | None = None, **more: Any) -> Guard:
+        more.setdefault("access_log", AccessLog(self.log, f"spiffe://{TRUST_DOMAIN}/server"))
         return Guard(
             self.trust,
             trust_domain=TRUST_DOMAIN,
-            access_log=AccessLog(self.log, f"spiffe://{TRUST_DOMAIN}/server"),
             peer_check=PeerCheck(self.trust, clock=clock) if clock else None,
             **more,
         )

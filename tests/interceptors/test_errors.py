@@ -1,0 +1,101 @@
+"""The one table that turns an error into a status."""
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status as RpcStatus
+
+from hauberk.interceptors import errors
+from hauberk.interceptors.errors import PolicyError, Refused, rpc_error, status_of
+
+Code = grpc.StatusCode
+
+TABLE = {
+    errors.Unidentified: Code.UNAUTHENTICATED,
+    errors.Forbidden: Code.PERMISSION_DENIED,
+    errors.DeadlinePassed: Code.DEADLINE_EXCEEDED,
+    errors.DeadlineRequired: Code.FAILED_PRECONDITION,
+    errors.MetadataRefused: Code.INVALID_ARGUMENT,
+    errors.MetadataTooLarge: Code.RESOURCE_EXHAUSTED,
+    errors.MessageUnreadable: Code.INVALID_ARGUMENT,
+    errors.MessageMissing: Code.UNIMPLEMENTED,
+    errors.UnknownMethod: Code.UNIMPLEMENTED,
+    errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
+    errors.Draining: Code.UNAVAILABLE,
+    errors.ChannelClosed: Code.UNAVAILABLE,
+}
+
+
+def unpacked(details: bytes) -> tuple[RpcStatus, ErrorInfo]:
+    status, info = RpcStatus.FromString(details), ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return status, info
+
+
+@pytest.mark.parametrize(("kind", "code"), TABLE.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_each_refusal_has_its_status(kind: type[Refused], code: grpc.StatusCode) -> None:
+    status = status_of(kind("because"), "abc")
+    assert (status.code, status.message) == (code, "because")
+    rpc, info = unpacked(status.details)
+    assert (rpc.code, rpc.message) == (code.value[0], "because")
+    assert (info.reason, info.domain) == (kind.reason, "hauberk")
+    assert info.metadata["trace_id"] == "abc"
+
+
+def test_table_is_whole() -> None:
+    def kinds(parent: type[Refused]) -> set[type[Refused]]:
+        return {parent, *(kind for child in parent.__subclasses__() for kind in kinds(child))}
+
+    assert kinds(Refused) - {Refused} == set(TABLE)
+
+
+def test_reasons_are_upper_snake_and_tell_apart() -> None:
+    reasons = [kind.reason for kind in TABLE]
+    assert len(set(reasons)) == len(reasons)
+    for reason in reasons:
+        assert reason.replace("_", "").isalpha()
+        assert reason.isupper()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("hunter2"),
+        PolicyError("hunter2"),
+        KeyError("hunter2"),
+        ExceptionGroup("hunter2", [OSError()]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_anything_else_is_internal_and_says_nothing(error: Exception) -> None:
+    status = status_of(error, "abc")
+    assert (status.code, status.message) == (Code.INTERNAL, "internal error abc")
+    assert b"hunter2" not in status.details
+    assert unpacked(status.details)[1].metadata == {"trace_id": "abc"}
+
+
+def test_facts_are_cut_so_that_trailers_stay_small() -> None:
+    status = status_of(errors.Forbidden("no", metadata={"caller": "x" * 5000}))
+    assert len(unpacked(status.details)[1].metadata["caller"]) == 256
+
+
+def test_refusal_cannot_be_ok() -> None:
+    with pytest.raises(ValueError, match="status OK"):
+        Refused("fine", status=Code.OK)
+
+
+def test_own_status_and_reason_win_over_the_kinds() -> None:
+    refused = Refused("sold out", status=Code.ABORTED, reason="SOLD_OUT")
+    status = status_of(refused)
+    assert status.code is Code.ABORTED
+    assert unpacked(status.details)[1].reason == "SOLD_OUT"
+    assert str(refused) == "sold out"
+
+
+def test_stub_raises_the_same_status() -> None:
+    error = rpc_error(errors.DeadlinePassed("late"), "abc")
+    assert (error.code(), error.details()) == (Code.DEADLINE_EXCEEDED, "late")
+    trailers = dict(error.trailing_metadata())
+    details = trailers["grpc-status-details-bin"]
+    assert isinstance(details, bytes)
+    assert unpacked(details)[1].reason == "DEADLINE_PASSED"
