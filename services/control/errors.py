@@ -84,6 +84,11 @@ class AddressTaken(Refused):
     reason = "ADDRESS_TAKEN"
 
 
+class ReplicaTaken(Refused):
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "REPLICA_TAKEN"
+
+
 class NotYet(Refused):
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "NOT_YET"

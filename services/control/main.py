@@ -17,8 +17,7 @@ from hauberk.services.control.settings import ConfigError, ControlSettings
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.umask(0o077)
     try:
         asyncio.run(_serve(ControlSettings.load(os.environ)))

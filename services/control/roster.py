@@ -14,7 +14,7 @@ from typing import Literal
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.services.control.contracts import Announced
-from hauberk.services.control.errors import AddressTaken, NameRevoked, NotBound
+from hauberk.services.control.errors import AddressTaken, NameRevoked, NotBound, ReplicaTaken
 from hauberk.services.control.publish import Clock, Publisher, Timer
 from hauberk.services.control.snapshot import Contract, Replica, Status, Workload
 
@@ -125,12 +125,19 @@ class Roster:
     def take(self, replica: Replica, contracts: tuple[Announced, ...]) -> Lease:
         """List the replica, in place of what it announced before; an older stream of it is ended.
 
-        Raises NameRevoked, NotBound, or AddressTaken if another living replica has its address.
+        Raises NameRevoked, NotBound, AddressTaken if another living replica has its address, or ReplicaTaken
+        if it is alive at another address itself: two processes of one name would oust each other for ever.
         """
         self.check_bound(replica.spiffe_id, replica.contracts)
         key = replica.spiffe_id, replica.replica
-        self._free_address(key, replica.address)
         before = self._listed.get(key)
+        if before is not None and before.lease is not None and before.replica.address != replica.address:
+            raise ReplicaTaken(
+                f"{_named(key)} is alive at {before.replica.address}: "
+                f"give each replica a name of its own with HAUBERK_REPLICA",
+                metadata={"replica": _named(key), "address": before.replica.address},
+            )
+        self._free_address(key, replica.address)
         lease = Lease(key)
         self._listed[key] = _Listing(replica, lease)
         for announced in contracts:

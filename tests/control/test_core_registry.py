@@ -116,12 +116,22 @@ async def test_a_new_stream_takes_over_without_a_change_for_callers(mesh: CoreMe
     assert await new.heard() == NOT_SERVING
 
 
-async def test_a_new_stream_may_bring_a_new_address(mesh: CoreMesh) -> None:
+async def test_a_replica_that_comes_back_may_have_moved(mesh: CoreMesh) -> None:
     catalog = await mesh.join("catalog", [CATALOG])
     old = await catalog.announce(address=HERE)
-    await catalog.announce(address=THERE)
+    await old.call.done_writing()
     assert (await old.ended())[0] is grpc.StatusCode.OK
+    await catalog.announce(address=THERE)
     assert {name: each.address for name, each in mesh.listed().items()} == {"catalog#1": THERE}
+
+
+async def test_two_living_processes_cannot_be_one_replica(mesh: CoreMesh) -> None:
+    catalog = await mesh.join("catalog", [CATALOG])
+    first = await catalog.announce(address=HERE)
+    code, reason, message = await refused(catalog, address=THERE)
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REPLICA_TAKEN")
+    assert f"catalog#1 is alive at {HERE}" in message
+    assert not first.call.done()
 
 
 async def test_replicas_of_one_workload_stand_side_by_side(mesh: CoreMesh) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from hauberk.interceptors.policy import Policy, callers
 from hauberk.services.control.contracts import Announced
-from hauberk.services.control.errors import AddressTaken, NameRevoked, NotBound
+from hauberk.services.control.errors import AddressTaken, NameRevoked, NotBound, ReplicaTaken
 from hauberk.services.control.publish import Publisher
 from hauberk.services.control.roster import RESTORED_GRACE_S, Lease, Roster, State
 from hauberk.services.control.snapshot import Contract, Replica, Snapshot, Status
@@ -141,6 +141,15 @@ def test_an_address_is_refused_while_its_holder_lives_and_free_once_it_lapsed(st
     assert stage.listed() == ["orders#2"]
 
 
+def test_a_replica_is_not_ousted_by_another_process_of_its_name(stage: Stage) -> None:
+    lease = stage.take("1", port=1)
+    with pytest.raises(ReplicaTaken, match=r"orders#1 is alive at 127\.0\.0\.1:1: .* HAUBERK_REPLICA"):
+        stage.take("1", port=2)
+    stage.roster.leave(lease)
+    stage.take("1", port=2)
+    assert stage.listed() == ["orders#1"]
+
+
 def test_callers_are_routed_by_the_version_seen_first_last(stage: Stage) -> None:
     """An old replica that renews its lease in the middle of a rollout does not turn the routes back."""
     stage.take("1", version="v1", port=1)
@@ -152,8 +161,8 @@ def test_callers_are_routed_by_the_version_seen_first_last(stage: Stage) -> None
 
 
 def test_a_rollback_is_a_new_version(stage: Stage) -> None:
-    stage.take("1", version="v1", port=1)
-    stage.take("1", version="v2", port=1)
+    for version in ("v1", "v2"):
+        stage.take("1", version=version, port=1)
     stage.take("2", version="v2", port=2)
     stage.take("1", version="v1", port=1)
     assert stage.routed_by() == ["v1"]

@@ -196,3 +196,12 @@ def test_sqlite_file_open_to_others_is_refused(tmp_path: Path) -> None:
 def test_other_urls_are_refused(url: str, says: str) -> None:
     with pytest.raises(DatabaseError, match=says):
         open_database(url)
+
+
+def test_each_step_of_an_upgrade_is_told_once(
+    engine: Engine, package: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        upgrade(engine, package)
+        upgrade(engine, package)
+    assert [record.message for record in caplog.records] == ["database upgraded to 0001"]
