@@ -12,6 +12,7 @@ hauberk.run(main)
 import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from contextvars import ContextVar
@@ -142,7 +143,7 @@ class Mesh:
         return made
 
     async def _announce(self, address: str, contracts: Sequence[str]) -> Announcement:
-        advertised = _advertised(address, self.settings.advertise)
+        advertised = await asyncio.to_thread(_advertised, address, self.settings.advertise)
         offered = offer(advertised, contracts, self.settings.replica)
         announcement = RegistryAnnouncement(self._tenure.control, self._tenure.calls, offered)
         self._start(announcement.run())
@@ -260,12 +261,20 @@ class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
 
 
 def _advertised(address: str, advertise: str | None) -> str:
-    """What callers are told to connect to. Raises SettingsError if nobody could."""
+    """What callers are told to connect to: an IP address, as endpoints over xDS must be. May ask DNS.
+
+    Raises SettingsError if nobody could connect to it.
+    """
     host, port = parse_address(address)
-    if advertise is not None:
-        return advertise if ":" in advertise else f"{advertise}:{port}"
-    if host in _EVERY_ADDRESS:
-        raise SettingsError(
-            f"HAUBERK_ADVERTISE is missing: {host} cannot be dialled; set it to our host name"
-        )
-    return address
+    if advertise is not None and ":" in advertise:
+        host, port = parse_address(advertise)
+    elif advertise is not None:
+        host = advertise
+    elif host in _EVERY_ADDRESS:
+        raise SettingsError(f"HAUBERK_ADVERTISE is missing: {host} cannot be dialled; set it to our address")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise SettingsError(f"HAUBERK_ADVERTISE: {host} has no address: {error.strerror}") from error
+    family, *_, sockaddr = min(found, key=lambda each: each[0] is not socket.AF_INET)
+    return f"{sockaddr[0]}:{port}" if family is socket.AF_INET else f"[{sockaddr[0]}]:{port}"

@@ -28,6 +28,7 @@ from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
 from hauberk.interceptors.servant import RpcMethod
+from hauberk.interceptors.serving import guarded_server
 from hauberk.options import Option, server_options
 
 _log = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class MeshServer(grpc.aio.Server):
         """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""
         if self._server is not None:
             return
-        self._server = grpc.aio.server(handlers=(self._guard,), options=self._options)
+        self._server = guarded_server(self._guard, self._options)
         self._address = self._bind(self._server)
         await self._server.start()
         if self._announce is not None and self.contracts:
