@@ -69,7 +69,7 @@ class PeerCheck:
         known = self._known.pop(shown[0], None) or _Known(_read(shown[0]))
         trust, now = self._trust.value, self._clock()
         _check_dates(known.identity, now)
-        if str(known.identity.spiffe_id) in trust.revoked:
+        if trust.revoked and str(known.identity.spiffe_id) in trust.revoked:
             raise _refused("REVOKED", f"identity was revoked: {known.identity.spiffe_id}", known.identity)
         _verify(known, trust.bundle, now)
         self._remember(shown[0], known)

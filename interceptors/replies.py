@@ -27,6 +27,7 @@ class Replies:
     async def write(self, message: Any) -> None:
         await self.settle()
         self._writing = asyncio.ensure_future(self._context.write(message))
+        self._writing.add_done_callback(_taken_note_of)
         await asyncio.shield(self._writing)
         self._writing = None
 
@@ -43,3 +44,9 @@ class Replies:
         if self._writing is not None:
             await asyncio.wait((self._writing,))
             self._writing = None
+
+
+def _taken_note_of(write: asyncio.Task[None]) -> None:
+    """A write nobody waits for any more may fail as its caller goes; asyncio would log that as forgotten."""
+    if not write.cancelled():
+        write.exception()

@@ -3,8 +3,8 @@
 Source: W3C Trace Context (Level 1), sections 3.2 "Traceparent Header" and 4 "Processing Model".
 """
 
+import random
 import re
-import secrets
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +12,8 @@ TRACEPARENT = "traceparent"
 
 _HEADER = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.{0,400})?", re.ASCII)
 _SAMPLED = 0x01
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+_random = random.Random()  # noqa: S311 - IDs only have to differ; seeded by the system, whatever the program seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +36,11 @@ class TraceContext:
 
         A version we do not know is read as version 00, whatever follows its four fields (section 4.3).
         """
-        match = _HEADER.fullmatch(header)
-        if match is None:
+        read = _read(header)
+        if read is None:
             return None
-        version, trace_id, span_id, flags, rest = match.groups()
-        if version == "ff" or (version == "00" and rest is not None):
-            return None
-        if not trace_id.strip("0") or not span_id.strip("0"):
-            return None
-        return cls(trace_id=trace_id, span_id=span_id, sampled=bool(int(flags, 16) & _SAMPLED))
+        trace_id, span_id, sampled = read
+        return cls(trace_id=trace_id, span_id=span_id, sampled=sampled)
 
     @classmethod
     def arriving(cls, metadata: "tuple[tuple[str, str | bytes], ...]") -> Self:
@@ -51,8 +49,11 @@ class TraceContext:
         An unreadable header, or a second one, is as good as none (section 4.2): tracing refuses no call.
         """
         headers = [value for key, value in metadata if key == TRACEPARENT]
-        caller = cls.parse(headers[0]) if len(headers) == 1 and isinstance(headers[0], str) else None
-        return cls.new() if caller is None else caller.child()
+        read = _read(headers[0]) if len(headers) == 1 and isinstance(headers[0], str) else None
+        if read is None:
+            return cls.new()
+        trace_id, parent_id, sampled = read
+        return cls(trace_id=trace_id, span_id=_hex(8), parent_id=parent_id, sampled=sampled)
 
     def child(self) -> Self:
         """A new span called from this one."""
@@ -65,8 +66,19 @@ class TraceContext:
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
 
+def _read(header: str) -> tuple[str, str, bool] | None:
+    """Trace, span and whether it is sampled."""
+    match = _HEADER.fullmatch(header)
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, rest = match.groups()
+    if version == "ff" or (version == "00" and rest is not None):
+        return None
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    return trace_id, span_id, bool(int(flags, 16) & _SAMPLED)
+
+
 def _hex(size: int) -> str:
-    """Random bytes as hex, never all zero."""
-    while not (digits := secrets.token_hex(size)).strip("0"):
-        pass
-    return digits
+    """So many random bytes as hex, never all zero."""
+    return f"{_random.getrandbits(size * 8) or 1:0{size * 2}x}"
