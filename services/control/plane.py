@@ -103,6 +103,7 @@ class ControlPlane:
         )
         self.publisher.flush()
         self._streams = Streams(now=clock)
+        self._discovery = ads.Ads(self.publisher.snapshots, self.source.authority.control_id)
         ports = addresses.last_ports(self._folder)
         self.mesh = self._mesh_server(ports)
         self.enrolment = self._enrolment_server(ports)
@@ -133,6 +134,7 @@ class ControlPlane:
     async def leave(self) -> None:
         """End every stream with UNAVAILABLE, finish the calls in flight, save what is announced."""
         self._streams.close()
+        self._discovery.close()
         self.roster.close()
         await asyncio.gather(self.mesh.stop(LEAVE_S), self.enrolment.stop(LEAVE_S))
         await self._roster_store.save_last(self.roster.state.value)
@@ -141,14 +143,13 @@ class ControlPlane:
     def _mesh_server(self, ports: Ports) -> MeshServer:
         """Identity, Registry, Admin and xDS, for callers with a certificate."""
         server = self._server(addresses.same_again(self._settings.listen, ports.mesh), MESH_OPTIONS)
-        discovery = ads.Ads(self.publisher.snapshots, self.source.authority.control_id)
         identity = Identity(self.store, self._issuer(), self.source, self._streams)
         registry = Registry(self.roster, self.publisher.snapshots, self._streams)
-        admin = Admin(self.store, self.source, self.roster, discovery, self._streams, clock=self._clock)
+        admin = Admin(self.store, self.source, self.roster, self._discovery, self._streams, clock=self._clock)
         enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
-        server.add(ads.SERVICE, discovery.handlers(), ads.POLICIES)
+        server.add(ads.SERVICE, self._discovery.handlers(), ads.POLICIES)
         return server
 
     def _enrolment_server(self, ports: Ports) -> MeshServer:
