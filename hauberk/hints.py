@@ -23,6 +23,9 @@ from hauberk.interceptors.errors import DETAILS_KEY, DOMAIN
 _NO_ROUTE = (
     "no route: callers of this method do not include {me}, or nobody serves it; see `hauberk policy show`"
 )
+_NO_CONTROL = (
+    "the control plane does not answer, so no route is known yet; is it running? see `hauberk doctor`"
+)
 _NO_ENDPOINT = "nobody serves this contract at the moment; see `hauberk ps`"
 _BREAKER = "too many calls in flight to this contract from this process: its circuit breaker is open"
 _TOO_LARGE = "message larger than a limit: send it in parts, or raise the limit on the side that names it"
@@ -30,6 +33,7 @@ _AGE = "the connection reached its age, as each does: reopen the stream with hau
 _PARTED = "the peer refused our certificate or speaks no TLS: run `hauberk doctor {target}`"
 
 _BY_WORDS: tuple[tuple[str, str], ...] = (
+    ("xDS channel for server", _NO_CONTROL),
     ("No matching route found", _NO_ROUTE),
     ("could not find VirtualHost", _NO_ROUTE),
     ("Fault injected", _NO_ROUTE),

@@ -53,6 +53,6 @@ class Membership:
     def dial(self) -> str:
         """One gRPC target for all control plane replicas."""
         hosts = [target.rpartition(":")[0] for target in self.control_targets]
-        if all(host.replace(".", "").isdecimal() for host in hosts):
+        if len(hosts) > 1 and all(host.replace(".", "").isdecimal() for host in hosts):
             return f"ipv4:{','.join(self.control_targets)}"
         return self.control_targets[0]

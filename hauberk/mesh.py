@@ -147,7 +147,11 @@ class Mesh:
         offered = offer(advertised, contracts, self.settings.replica)
         announcement = RegistryAnnouncement(self._tenure.control, self._tenure.calls, offered)
         self._start(announcement.run())
-        await announcement.established()
+        try:
+            await announcement.established()
+        except BaseException:
+            await announcement.end()
+            raise
         return announcement
 
     def _to(self, name: str | None) -> grpc.aio.Channel:

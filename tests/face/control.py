@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
+import hauberk
 from hauberk.certs import join
 from hauberk.certs.authority import Authority
 from hauberk.certs.identity import SpiffeId
@@ -168,3 +169,10 @@ async def eventually(condition: Callable[[], object], within: float = 10) -> Non
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - whoever is waited for tells nobody
             await asyncio.sleep(0.02)
+
+
+def tasks_of_the_face() -> list[str]:
+    """The tasks that run code of hauberk/ itself, not of the control plane in this process."""
+    codes = [task.get_coro().cr_code for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+    face = Path(hauberk.__file__).parent
+    return [code.co_qualname for code in codes if Path(code.co_filename).parent == face]

@@ -3,16 +3,18 @@
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hauberk.announce import offer
 from hauberk.errors import AnnounceRefused, SettingsError
 from hauberk.mesh import Mesh
-from hauberk.protos.shop.catalog.v1 import catalog_pb2_grpc
+from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from hauberk.resuming import resume
 from hauberk.server import MeshServer
 from hauberk.services.control.snapshot import Snapshot, Status
-from tests.face.control import CATALOG, Catalog, Control, eventually, get_product
+from tests.face.control import CATALOG, Catalog, Control, eventually, get_product, tasks_of_the_face
 
 
 async def test_a_server_is_announced_once_it_listens(control: Control) -> None:
@@ -32,6 +34,7 @@ async def test_a_contract_that_is_not_bound_to_us_is_refused_and_nothing_listens
     with pytest.raises(AnnounceRefused, match=rf"announcing {CATALOG} was refused: .*gateway"):
         await server.start()
     assert control.plane.roster.replicas() == []
+    await eventually(lambda: "RegistryAnnouncement.run" not in tasks_of_the_face())
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*server.address.split(":"))
 
@@ -49,10 +52,16 @@ async def test_connections_age_and_callers_notice_nothing(tmp_path: Path) -> Non
         gateway = await control.member("gateway")
         snapshots: list[Snapshot] = []
         unsubscribe = control.plane.publisher.snapshots.subscribe(snapshots.append)
+        seen: list[int] = []
+        opened: list[str | None] = []
+        reading = asyncio.ensure_future(_count(gateway, seen, opened))
         for _ in range(120):
             await get_product(gateway)
             await asyncio.sleep(0.05)
+        reading.cancel()
         unsubscribe()
+        assert seen == list(range(1, len(seen) + 1))
+        assert len(opened) > 2
         (now,) = control.plane.roster.replicas()
         for snapshot in snapshots:
             (then,) = snapshot.workloads["catalog"].replicas
@@ -150,6 +159,17 @@ def test_an_offer_describes_its_contracts_whole() -> None:
     assert b"google/protobuf/descriptor.proto" in offered.descriptors
     assert b"hauberk/control" not in offered.descriptors
     assert len(offered.descriptors) < 64 * 1024
+
+
+async def _count(mesh: Mesh, seen: list[int], opened: list[str | None]) -> None:
+    stub: Any = catalog_pb2_grpc.CatalogStub(mesh.channel)
+
+    def watch(last: str | None) -> Any:
+        opened.append(last)
+        return stub.WatchProducts(catalog_pb2.WatchProductsRequest(skus=[last] if last else []))
+
+    async for product in resume(watch, lambda product: product.sku):
+        seen.append(int(product.sku))  # noqa: PERF401 - whoever cancels this reads it
 
 
 def catalog_server(mesh: Mesh, **options: str) -> MeshServer:

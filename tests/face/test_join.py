@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import hauberk
 from hauberk.certs.authority import Authority
 from hauberk.certs.store import CredentialStore
 from hauberk.errors import JoinFailed, MeshError, SettingsError
 from hauberk.mesh import join
-from tests.face.control import Control, get_product
+from tests.face.control import Control, get_product, tasks_of_the_face
 
 
 async def test_a_join_token_makes_a_member(control: Control) -> None:
@@ -192,13 +191,6 @@ async def test_every_refusal_is_one_line(control: Control) -> None:
     with pytest.raises(MeshError) as caught:
         await _enter(join(control.settings("gateway")))
     assert "\n" not in str(caught.value)
-
-
-def tasks_of_the_face() -> list[str]:
-    """The tasks that run code of hauberk/ itself, not of the control plane in this process."""
-    codes = [task.get_coro().cr_code for task in asyncio.all_tasks()]  # type: ignore[union-attr]
-    face = Path(hauberk.__file__).parent
-    return [code.co_qualname for code in codes if Path(code.co_filename).parent == face]
 
 
 def expire(control: Control, name: str) -> None:

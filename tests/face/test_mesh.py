@@ -1,11 +1,14 @@
 """What a member has: channels to the mesh, and hints where core says too little."""
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from hauberk.errors import JoinedBeforeFork
+from hauberk.mesh import join
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.resuming import resume
 from tests.face.control import Catalog, Control, eventually, get_product
@@ -34,12 +37,35 @@ async def test_a_caller_who_is_not_among_the_callers_is_told_where_to_look(contr
     assert "hauberk policy show" in str(caught.value.details())
 
 
+async def test_a_control_plane_that_is_away_at_the_first_call(control: Control) -> None:
+    async with control.join("gateway"):
+        pass
+    await control.stop()
+    async with join(control.settings("gateway")) as gateway:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await get_product(gateway)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "the control plane does not answer, so no route is known yet" in str(caught.value.details())
+
+
+async def test_a_stream_cut_by_the_age_of_its_connection(tmp_path: Path) -> None:
+    async with Control(tmp_path, lifetime=timedelta(seconds=10)) as control:
+        await control.catalog()
+        stub: Any = catalog_pb2_grpc.CatalogStub((await control.member("gateway")).channel)
+        stream = stub.WatchProducts(catalog_pb2.WatchProductsRequest(), timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            _ = [product async for product in stream]
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "reopen the stream with hauberk.resume" in str(caught.value.details())
+
+
 async def test_a_contract_whose_last_replica_left(control: Control) -> None:
-    mesh, _ = await control.catalog()
+    server = (await control.member("catalog")).server()
+    catalog_pb2_grpc.add_CatalogServicer_to_server(Catalog(), server)  # type: ignore[abstract]
+    await server.start()
     gateway = await control.member("gateway")
     await get_product(gateway)
-    for server in mesh._servers:
-        await server.stop()
+    await server.stop()
     await eventually(lambda: not control.plane.roster.replicas())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await get_product(gateway)
