@@ -6,6 +6,7 @@ Exit codes: 0 stopped by SIGTERM or SIGINT; 1 could not start or go on; 2 told s
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -19,6 +20,8 @@ from hauberk.services.control.settings import ConfigError, ControlSettings
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.umask(0o077)
+    # The CA's key is in our memory: no core file, and at a limit of exactly 1 none through a pipe either.
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     try:
         asyncio.run(_serve(ControlSettings.load(os.environ)))
     except ConfigError as error:

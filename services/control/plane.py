@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from hauberk.certs.errors import CertsError
 from hauberk.certs.rotation import RenewalFailed, Rotated, keep_fresh
 from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.in_flight import PER_PEER
 from hauberk.options import Option
 from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc, enrolment_pb2_grpc, registry_pb2_grpc
 from hauberk.server import MeshServer
@@ -101,7 +102,6 @@ class ControlPlane:
             grace_s=settings.schedule.announcement_grace,
             clock=asyncio.get_running_loop(),
         )
-        self.publisher.flush()
         self._streams = Streams(now=clock)
         self._discovery = ads.Ads(self.publisher.snapshots, self.source.authority.control_id)
         ports = addresses.last_ports(self._folder)
@@ -142,7 +142,8 @@ class ControlPlane:
 
     def _mesh_server(self, ports: Ports) -> MeshServer:
         """Identity, Registry, Admin and xDS, for callers with a certificate."""
-        server = self._server(addresses.same_again(self._settings.listen, ports.mesh), MESH_OPTIONS)
+        listen = addresses.same_again(self._settings.listen, ports.mesh)
+        server = self._server(listen, MESH_OPTIONS, in_flight_per_peer=STREAMS_PER_PEER)
         identity = Identity(self.store, self._issuer(), self.source, self._streams)
         registry = Registry(self.roster, self.publisher.snapshots, self._streams)
         admin = Admin(self.store, self.source, self.roster, self._discovery, self._streams, clock=self._clock)
@@ -170,7 +171,14 @@ class ControlPlane:
     def _issuer(self) -> Issuer:
         return Issuer(self.source.authority, lifetime=self._settings.svid_lifetime, clock=self._clock)
 
-    def _server(self, listen: Listen, options: tuple[Option, ...], *, anonymous: bool = False) -> MeshServer:
+    def _server(
+        self,
+        listen: Listen,
+        options: tuple[Option, ...],
+        *,
+        anonymous: bool = False,
+        in_flight_per_peer: int = PER_PEER,
+    ) -> MeshServer:
         name = str(self.source.authority.control_id)
         return MeshServer(
             credentials=self.source.credentials,
@@ -181,7 +189,7 @@ class ControlPlane:
             access_log=AccessLog(sys.stderr, name) if self._settings.access_log else None,
             anonymous=anonymous,
             options=options,
-            in_flight_per_peer=STREAMS_PER_PEER,
+            in_flight_per_peer=in_flight_per_peer,
         )
 
 

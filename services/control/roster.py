@@ -20,6 +20,10 @@ from hauberk.services.control.snapshot import Contract, Replica, Status, Workloa
 
 RESTORED_GRACE_S = 10.0
 """How long replicas known from before a restart of ours may take to announce themselves again."""
+GATHERED_S = 0.02
+"""Changes are gathered for so long before they are handed on: a thousand replicas that start at once are not
+put in order a thousand times.
+"""
 
 End = Literal["taken over", "revoked", "unbound", "stopping"]
 Key = tuple[SpiffeId, str]
@@ -80,8 +84,9 @@ class Roster:
         for each in restored.replicas:
             self._listed[each.spiffe_id, each.replica] = _Listing(each)
             self._lapse((each.spiffe_id, each.replica), RESTORED_GRACE_S)
+        self._due: Timer | None = None
         self._drop_unbound()
-        self._publish()
+        self.flush()
 
     @property
     def bindings(self) -> Mapping[str, SpiffeId]:
@@ -145,7 +150,7 @@ class Roster:
             versions.setdefault(announced.contract.version, announced)
         if before is not None:
             self._release(before, "taken over")
-        self._publish()
+        self._changed()
         return lease
 
     def report(self, lease: Lease, status: Status) -> Replica | None:
@@ -155,7 +160,7 @@ class Roster:
             return None
         if listing.replica.status is not status:
             listing.replica = replace(listing.replica, status=status)
-            self._publish()
+            self._changed()
         return listing.replica
 
     def leave(self, lease: Lease) -> None:
@@ -166,7 +171,7 @@ class Roster:
         listing.lease = None
         if listing.replica.status is Status.DRAINING:
             self._drop(lease.key)
-            self._publish()
+            self._changed()
         else:
             self._lapse(lease.key, self._grace_s)
 
@@ -177,19 +182,26 @@ class Roster:
         for key in [key for key in self._listed if key[0] == spiffe_id]:
             self._drop(key, "revoked")
         self._drop_unbound()
-        self._publish()
-        self._publisher.flush()
+        self.flush()
 
     def rebind(self, bindings: Mapping[str, SpiffeId]) -> None:
         """Contracts have changed hands: who may no longer serve what it announced is dropped."""
         self._bindings = bindings
         self._drop_unbound()
-        self._publish()
+        self._changed()
 
     def close(self) -> None:
         """End every stream and stop the clocks; what is listed stays for the next start to find."""
         for listing in self._listed.values():
             self._release(listing, "stopping")
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand on and publish what has changed, now."""
+        if self._due is not None:
+            self._due.cancel()
+        self._hand_on()
+        self._publisher.flush()
 
     def _drop_unbound(self) -> None:
         for spiffe_id, service in list(self._versions):
@@ -214,7 +226,7 @@ class Roster:
         def lapsed() -> None:
             _log.info("%s has not come back, dropped", _named(key))
             self._drop(key)
-            self._publish()
+            self._changed()
 
         self._listed[key].lapse = self._clock.call_later(after_s, lapsed)
 
@@ -233,8 +245,13 @@ class Roster:
     def _current(self, key: tuple[SpiffeId, str]) -> Announced:
         return list(self._versions[key].values())[-1]
 
-    def _publish(self) -> None:
+    def _changed(self) -> None:
         self._forget_versions()
+        if self._due is None:
+            self._due = self._clock.call_later(GATHERED_S, self._hand_on)
+
+    def _hand_on(self) -> None:
+        self._due = None
         current = tuple((key[0], self._current(key)) for key in self._versions)
         self.state.set(State(tuple(self.replicas()), current))
         self._publisher.update(self.workloads(), self._revoked)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -106,6 +107,13 @@ async def test_whoever_starts_it_becomes_its_operator(process: Process) -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="was used at"):
             await process.enrol(token)
         assert int((await process.addresses())["pid"]) == running.pid
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the limits of another process")
+async def test_its_memory_with_the_ca_key_in_it_goes_into_no_core_file(process: Process) -> None:
+    async with process.started() as running:
+        await process.addresses()
+        assert resource.prlimit(running.pid, resource.RLIMIT_CORE) == (1, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -79,7 +79,7 @@ async def test_a_draining_replica_is_gone_with_its_stream(mesh: CoreMesh) -> Non
     await announced.heard()
     await announced.call.done_writing()
     assert await announced.ended() == (grpc.StatusCode.OK, "")
-    mesh.plane.publisher.flush()
+    mesh.plane.roster.flush()
     assert mesh.listed() == {}
 
 
@@ -98,7 +98,7 @@ async def test_the_contract_outlives_its_last_replica(mesh: CoreMesh) -> None:
     await announced.heard()
     await announced.call.done_writing()
     await announced.ended()
-    mesh.plane.publisher.flush()
+    mesh.plane.roster.flush()
     workload = mesh.plane.publisher.snapshots.value.workloads["catalog"]
     assert workload.replicas == ()
     assert [contract.service for contract in workload.contracts] == [CATALOG]
@@ -157,7 +157,7 @@ async def test_a_contract_of_another_is_refused_with_an_alarm_and_nobody_is_sent
     assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "CONTRACT_NOT_BOUND")
     assert f"thief announced {CATALOG}, which it may not serve" in message
     assert [r.levelname for r in caplog.records if r.message.startswith("alarm:")] == ["WARNING"]
-    mesh.plane.publisher.flush()
+    mesh.plane.roster.flush()
     assert list(mesh.listed()) == ["catalog#1"]
     assert "thief" not in mesh.plane.publisher.snapshots.value.workloads
 
@@ -178,7 +178,7 @@ async def test_who_loses_a_contract_is_dropped_at_once(mesh: CoreMesh) -> None:
     code, message = await announced.ended()
     assert code is grpc.StatusCode.PERMISSION_DENIED
     assert "no longer bound" in message
-    mesh.plane.publisher.flush()
+    mesh.plane.roster.flush()
     assert mesh.listed() == {}
     assert mesh.plane.publisher.snapshots.value.workloads == {}
 

@@ -26,6 +26,7 @@ from tests.control.core_mesh import (
     settings,
     spiffe,
 )
+from tests.postgresql import new_database
 
 
 async def start_refused(state: Path, **control: str) -> str:
@@ -147,3 +148,33 @@ async def test_a_name_that_the_ca_does_not_permit_is_refused(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"\[control\]: the control plane cannot be named so"):
         async with control_plane(replace(config, dns_names=("control.example",))):
             pass
+
+
+async def test_it_serves_from_postgresql_too(tmp_path: Path, postgresql_server: str) -> None:
+    database = new_database(postgresql_server)
+    async with core_mesh(tmp_path / "state", database=database) as mesh:
+        await (await mesh.join("catalog", [CATALOG])).announce()
+        await (await mesh.operator()).admin.Revoke(admin_pb2.RevokeRequest(name="payments"))
+    async with core_mesh(tmp_path / "state", database=database) as mesh:
+        assert list(mesh.listed()) == ["catalog#1"]
+        assert mesh.plane.source.trust.value.revoked == {str(spiffe("payments"))}
+    assert not (tmp_path / "state" / "control" / "control.db").exists()
+
+
+async def test_what_was_saved_but_cannot_be_read_is_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with core_mesh(tmp_path / "state") as mesh:
+        catalog, payments = await mesh.join("catalog", [CATALOG]), await mesh.join("payments", [PAYMENTS])
+        await catalog.announce()
+        await payments.announce(serves=(PAYMENTS,), address="127.0.0.1:4002")
+    store = Store.open(f"sqlite:///{tmp_path}/state/control/control.db")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE contracts SET descriptor = x'ff' WHERE service = ?", (CATALOG,))
+    store.close()
+    with caplog.at_level("WARNING"):
+        async with core_mesh(tmp_path / "state") as mesh:
+            assert list(mesh.listed()) == ["payments#1"]
+            await mesh.as_(catalog.credentials).announce()
+            await mesh.until_listed("catalog#1", "payments#1")
+    assert f"saved contract {CATALOG} is left out" in caplog.text

@@ -61,7 +61,7 @@ class Stage:
 
     def routed_by(self) -> list[str]:
         """Versions of the contracts callers are told of."""
-        self.publisher.flush()
+        self.roster.flush()
         workloads = self.publisher.snapshots.value.workloads.values()
         return [contract.version for workload in workloads for contract in workload.contracts]
 
@@ -118,7 +118,7 @@ def test_who_is_ended_is_told_once_and_why(stage: Stage) -> None:
 
 def test_a_revoked_name_is_gone_from_callers_without_delay(stage: Stage) -> None:
     stage.take()
-    stage.publisher.flush()
+    stage.roster.flush()
     assert list(stage.publisher.snapshots.value.workloads) == ["orders"]
     stage.roster.revoke(spiffe("orders"), {})
     assert stage.publisher.snapshots.value.workloads == {}
