@@ -1,7 +1,9 @@
 """`hauberk doctor`: what is wrong with this mesh, or with one server, and how to mend it."""
 
 import asyncio
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -12,6 +14,7 @@ from hauberk.cli import checkup
 from hauberk.cli.checkup import Finding
 from hauberk.cli.dial import CALL_S, control_plane
 from hauberk.cli.errors import CommandFailed
+from hauberk.cli.health import check_health
 from hauberk.cli.identity import credentials_of, store_of
 from hauberk.cli.mesh_file import OPERATOR
 from hauberk.cli.options import json_option, mesh_option, print_json
@@ -25,17 +28,16 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2
     "doctor", epilog="Example:  hauberk doctor; hauberk doctor orders; hauberk doctor 127.0.0.1:50051"
 )
 @click.argument("target", default="", metavar="[HOST:PORT | WORKLOAD]")
-@click.option(
-    "--as", "name", default=OPERATOR, show_default=True, metavar="NAME", help="Who knocks at TARGET."
-)
+@click.option("--as", "name", metavar="NAME", help="Who knocks at TARGET; else the operator.")
 @click.option("--expect", metavar="NAME", help="Which workload should be at HOST:PORT.")
 @mesh_option
 @json_option
-def command(target: str, name: str, expect: str | None, state: State, as_json: bool) -> None:
+def command(target: str, name: str | None, expect: str | None, state: State, as_json: bool) -> None:
     """Find out what is wrong, and how to mend it.
 
     Without TARGET: versions, clock, files and their modes, the authority, certificates, ports, the control
-    plane. With it: why a connection to that server fails. Exits 1 if anything is wrong.
+    plane. With it: why a connection to that server fails; where HAUBERK_STATE_DIR is set, asked with the
+    credentials in it. Exits 1 if anything is wrong.
     """
     findings = list(_servers(state, target, name, expect) if target else _mesh(state))
     if as_json:
@@ -90,8 +92,8 @@ async def _roots(state: State) -> int:
     return len(answer.roots)
 
 
-def _servers(state: State, target: str, name: str, expect: str | None) -> Iterator[Finding]:
-    """One finding for each server that `target` names."""
+def _servers(state: State, target: str, name: str | None, expect: str | None) -> Iterator[Finding]:
+    """What is wrong with each server that `target` names; of those that let us in, whether they serve."""
     shown = _shown(state, name)
     domain = shown.credentials.svid.spiffe_id.trust_domain
     if ":" in target:
@@ -99,15 +101,17 @@ def _servers(state: State, target: str, name: str, expect: str | None) -> Iterat
     else:
         servers = [(address, SpiffeId.of(domain, target)) for address in _addresses(state, target)]
     for address, expected in servers:
-        yield _finding(probe(address, shown, expected=expected, now=utc_now()), shown)
+        verdict = probe(address, shown, expected=expected, now=utc_now())
+        yield _finding(verdict, shown)
+        if verdict.ok:
+            yield _health(verdict, shown)
 
 
-def _shown(state: State, name: str) -> Shown:
+def _shown(state: State, name: str | None) -> Shown:
     """What we show for ourselves: on disk, even if it has expired (that is a finding), else enrolled now."""
-    store: CredentialStore = store_of(state, name)
-    credentials = store.load()
-    if credentials is None:
-        credentials = asyncio.run(credentials_of(state, name))
+    own = os.environ.get("HAUBERK_STATE_DIR")
+    store = CredentialStore(Path(own)) if own and name is None else store_of(state, name or OPERATOR)
+    credentials = store.load() or asyncio.run(credentials_of(state, name or OPERATOR))
     return Shown(credentials=credentials, chain_path=store.chain_path, key_path=store.key_path)
 
 
@@ -124,3 +128,11 @@ def _finding(verdict: Verdict, shown: Shown) -> Finding:
         ours = shown.credentials.svid.spiffe_id
         return Finding(about=verdict.target, text=f"{verdict.server} answers {ours} over {verdict.tls}")
     return Finding(about=verdict.target, text=verdict.cause, remedy=verdict.remedy)
+
+
+def _health(verdict: Verdict, shown: Shown) -> Finding:
+    """The server's own word, which also tells what its guard thinks of us: it may refuse whom TLS lets in."""
+    server = SpiffeId.parse(verdict.server)
+    said = asyncio.run(check_health(verdict.target, server, shown.credentials))["health"]
+    remedy = "" if said == "SERVING" else f"read the log of {server.name}; who may call: hauberk policy show"
+    return Finding(about=verdict.target, text=f"health: {said}", remedy=remedy)

@@ -48,20 +48,24 @@ def command(target: str, service: str, state: State, as_json: bool) -> None:
 async def _ask(state: State, target: str, service: str) -> list[dict[str, str]]:
     if ":" in target:
         credentials = _own_credentials(os.environ)
-        return [await _check(target, credentials.svid.spiffe_id, credentials, service)]
+        return [await check_health(target, credentials.svid.spiffe_id, credentials, service)]
     rows = [row for row in await replicas(state) if row["address"] and target in ("", row["workload"])]
     if not rows:
         raise CommandFailed(f"nobody has announced {target or 'anything'}", "who has: hauberk ps")
     credentials = operator_credentials(state)
     async with asyncio.TaskGroup() as tasks:
         checks = [
-            tasks.create_task(_check(row["address"], SpiffeId.parse(row["spiffe_id"]), credentials, service))
+            tasks.create_task(
+                check_health(row["address"], SpiffeId.parse(row["spiffe_id"]), credentials, service)
+            )
             for row in rows
         ]
     return [check.result() for check in checks]
 
 
-async def _check(address: str, server: SpiffeId, credentials: Credentials, service: str) -> dict[str, str]:
+async def check_health(
+    address: str, server: SpiffeId, credentials: Credentials, service: str = ""
+) -> dict[str, str]:
     """The health of one server; why it could not be had, if it could not."""
     answer = {"workload": server.name, "address": address}
     try:

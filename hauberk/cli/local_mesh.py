@@ -19,7 +19,8 @@ import grpc
 
 from hauberk.certs import join as tokens
 from hauberk.certs.rotation import utc_now
-from hauberk.cli.dial import CALL_S
+from hauberk.cli import CIPHER_VARIABLE, TLS_1_3_ONLY
+from hauberk.cli.dial import CALL_S, failure
 from hauberk.cli.mesh_file import OPERATOR, MeshFile, Workload
 from hauberk.cli.options import instant
 from hauberk.cli.process import Launch, pipe_holding
@@ -194,7 +195,8 @@ class LocalMesh:
         """Ours without what was meant for other processes of a mesh, and with what a child is told."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HAUBERK_")}
         logged = {"HAUBERK_ACCESS_LOG": "1"} if self._access_log else {}
-        return inherited | {"PYTHONUNBUFFERED": "1"} | logged | dict(settings)
+        fixed = {"PYTHONUNBUFFERED": "1", CIPHER_VARIABLE: TLS_1_3_ONLY}
+        return inherited | fixed | logged | dict(settings)
 
     async def _invite(self, name: str, workload: Workload) -> str:
         """A token for one start; waits a while for a control plane that is being restarted."""
@@ -204,7 +206,7 @@ class LocalMesh:
         return str(invitation.join_token)
 
     async def _admin(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
-        """One call of the Admin service; tried again while the control plane is being restarted."""
+        """One call of the Admin service, or CommandFailed; tried again while control is being restarted."""
         assert self._operator is not None  # noqa: S101 - only used once joined
         ends = time.monotonic() + CONTROL_WAIT_S
         while True:
@@ -212,7 +214,7 @@ class LocalMesh:
                 return await call(admin_pb2_grpc.AdminStub(self._operator.control))
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > ends:
-                    raise
+                    raise failure(error) from None
             await asyncio.sleep(_POLL_S)
 
 

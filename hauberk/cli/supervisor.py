@@ -52,6 +52,7 @@ class Child:
         self.name = name
         self.launch = launch
         self.condition = Condition.STARTING
+        self.starting: asyncio.Future[Launch] | None = None
         self.process: Process | None = None
         self.deaths = 0
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
@@ -62,12 +63,16 @@ class Child:
     def pid(self) -> int | None:
         return self.process.pid if self.process else None
 
+    @property
+    def is_given_up(self) -> bool:
+        return self.condition is Condition.GIVEN_UP
+
 
 class Supervisor:
     """Runs children in one process group.
 
-    `on_line(name, stream, line)` gets their output, `say(text)` what happens to them. `failed` is set, and
-    stays, once a child was given up; whoever runs the supervisor then stops it.
+    `on_line(name, stream, line)` gets their output, `say(text)` what happens to them. `failed` is set
+    when a child is given up: what that means is for whoever runs the supervisor, who may clear it.
     """
 
     def __init__(
@@ -114,7 +119,7 @@ class Supervisor:
 
     @property
     def given_up(self) -> list[Child]:
-        return [child for child in self.children.values() if child.condition is Condition.GIVEN_UP]
+        return [child for child in self.children.values() if child.is_given_up]
 
     @property
     def died(self) -> list[Child]:
@@ -124,8 +129,7 @@ class Supervisor:
     async def stop(self, names: Iterable[str], grace_s: float) -> None:
         """Ask these children to stop, wait at most `grace_s` seconds for all, then end what is left."""
         children = [self.children[name] for name in names if name in self.children]
-        self._stopping |= {child.name for child in children}
-        self._wake.set()
+        self._no_more(children)
         self._signal(children, signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_s):
@@ -138,21 +142,21 @@ class Supervisor:
 
     def kill(self) -> None:
         """End every child at once, and start none again."""
-        self._stopping |= set(self.children)
-        self._wake.set()
+        self._no_more(self.children.values())
         self._signal(self.children.values(), signal.SIGKILL)
 
     async def _run(self, child: Child) -> str:
         """One start of `child` to its end; how it ended."""
         try:
-            launch = await child.launch()
-            if child.name in self._stopping:
+            launch = await self._launch(child)
+            if launch is None or child.name in self._stopping:
                 return "stopped"
             child.process = await Process.start(launch, self._group, lambda *line: self._line(child, *line))
         except OSError as error:
             return f"cannot be started: {error}"
         except Exception as error:
-            return f"cannot be started: {type(error).__name__}: {error}"
+            said = str(error) or type(error).__name__
+            return f"cannot be started: {said}"
         child.condition = Condition.RUNNING
         if child.name in self._stopping:
             child.process.signal(signal.SIGTERM)
@@ -161,6 +165,23 @@ class Supervisor:
         finally:
             child.process = None
         return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+
+    async def _launch(self, child: Child) -> Launch | None:
+        """What to start `child` with; None if it is stopped meanwhile, however long that would take."""
+        child.starting = asyncio.ensure_future(child.launch())
+        try:
+            await asyncio.wait([child.starting])
+        finally:
+            child.starting.cancel()
+        return None if child.starting.cancelled() else child.starting.result()
+
+    def _no_more(self, children: Iterable[Child]) -> None:
+        """Start none of these again, and wake or interrupt whoever is about to."""
+        for child in children:
+            self._stopping.add(child.name)
+            if child.starting:
+                child.starting.cancel()
+        self._wake.set()
 
     def _line(self, child: Child, stream: str, line: str) -> None:
         child.last_lines.append(line)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import grpc
 
 from hauberk.certs.errors import CertsError
-from hauberk.cli import authority, dial
+from hauberk.cli import authority
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.local_mesh import LocalMesh, Row
 from hauberk.cli.mesh_file import MeshFile, Once
@@ -92,8 +91,8 @@ class _Run:
                 failures = await self._with_control(local, supervisor, group, tasks)
             except _Ended:
                 failures = []
-            except (CertsError, MeshError, grpc.aio.AioRpcError) as error:
-                failures = [dial.failure(error).message if isinstance(error, grpc.RpcError) else str(error)]
+            except (CertsError, MeshError, CommandFailed) as error:
+                failures = [str(error)]
             finally:
                 await local.stop_control()
         failures += [f"{child.name} was given up" for child in supervisor.given_up]
@@ -124,10 +123,20 @@ class _Run:
         if not self._once:
             if self._as_json:
                 print_json(self._answer)
-            await self._unless_ended(asyncio.Event().wait(), supervisor)
+            await self._until_told(local, supervisor)
         elif self._mesh.once:
             return await self._unless_ended(self._drive(local, self._mesh.once, group), supervisor)
         return []
+
+    async def _until_told(self, local: LocalMesh, supervisor: Supervisor) -> None:
+        """Keep the mesh up, even without a workload that was given up; not without its control plane."""
+        workloads = local.workloads.values()
+        while not local.control.is_given_up and not (workloads and all(one.is_given_up for one in workloads)):
+            await first_of(self._told_to_stop.wait(), supervisor.failed.wait())
+            if self._told_to_stop.is_set():
+                return
+            supervisor.failed.clear()
+            _say("the mesh runs on without it; to try again: Ctrl-C, hauberk up")
 
     async def _all_serve(self, local: LocalMesh) -> list[Row] | None:
         while True:

@@ -104,7 +104,7 @@ def test_a_passphrase_that_is_missing_is_named(folder: Path, secret: str) -> Non
 
 
 def test_a_running_mesh_lives_through_a_whole_roll(tmp_path: Path) -> None:
-    """The control plane tells every process of each step, and lets no root go whose certificates still live."""
+    """Control tells every process of each step, and lets no root go whose certificates still live."""
     (tmp_path / "mesh.toml").write_text(shop(svid_lifetime="10s"))
     with running(tmp_path):
         (old,) = ca(tmp_path, "show")["roots"]

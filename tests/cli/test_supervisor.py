@@ -47,9 +47,11 @@ class Record:
 
 
 @asynccontextmanager
-async def supervising(record: Record, *children: Child) -> AsyncIterator[Supervisor]:
+async def supervising(
+    record: Record, *children: Child, patience: Patience = QUICK
+) -> AsyncIterator[Supervisor]:
     async with process_group() as group, asyncio.TaskGroup() as tasks:
-        supervisor = Supervisor(group, on_line=record.on_line, say=record.say, patience=QUICK)
+        supervisor = Supervisor(group, on_line=record.on_line, say=record.say, patience=patience)
         for child in children:
             tasks.create_task(supervisor.keep(child))
         try:
@@ -167,6 +169,30 @@ async def test_stop_ends_by_force_what_does_not_listen() -> None:
         await supervisor.stop(["a-1"], grace_s=0.2)
         assert child.condition is Condition.STOPPED
     assert any("still running after 0.2 s, killed" in said for said in record.said)
+
+
+async def test_a_child_whose_start_hangs_can_be_stopped() -> None:
+    """Its token comes from a control plane that may be gone for good."""
+
+    async def launch() -> Launch:
+        await asyncio.Event().wait()
+        raise AssertionError("it was stopped before")
+
+    child = Child("a-1", launch)
+    async with supervising(Record(), child) as supervisor, asyncio.timeout(20):
+        await asyncio.sleep(0)
+        await supervisor.stop(["a-1"], grace_s=20)
+        assert child.condition is Condition.STOPPED
+
+
+async def test_a_child_that_waits_to_be_started_again_can_be_stopped() -> None:
+    record = Record()
+    child = python("a-1", "raise SystemExit(1)")
+    slow = Patience(first_s=60, longest_s=60)
+    async with supervising(record, child, patience=slow) as supervisor, asyncio.timeout(20):
+        await record.until(lambda: bool(record.said))
+        await supervisor.stop(["a-1"], grace_s=20)
+        assert child.condition is Condition.STOPPED
 
 
 async def test_a_grandchild_does_not_outlive_the_group() -> None:

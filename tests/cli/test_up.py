@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -126,6 +127,27 @@ def test_a_process_that_keeps_dying_ends_the_mesh_loudly(tmp_path: Path) -> None
     assert "dies-1 ended with exit code 3, 5 times in a row: given up. Its last lines:" in ended.stderr
     assert ended.stderr.rstrip().splitlines()[-1] == "hauberk: dies-1 was given up"
     leaves_nothing(tmp_path)
+
+
+def test_a_workload_that_was_revoked_does_not_take_the_others_with_it(folder: Path) -> None:
+    with running(folder) as up:
+        assert hauberk(folder, "revoke", "payments").returncode == 0
+        until(lambda: "payments-1 cannot be started" in (folder / "up.log").read_text())
+        until(lambda: "the mesh runs on without it" in (folder / "up.log").read_text())
+        assert serving(folder) == {"control", "catalog", "orders"}
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 1
+    assert "hauberk: payments-1 was given up" in (folder / "up.log").read_text()
+
+
+def test_a_control_plane_that_cannot_start_ends_up_loudly(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f'[control]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n'
+        (tmp_path / "mesh.toml").write_text(f'trust_domain = "a.test"\n{listen}')
+        ended = hauberk(tmp_path, "up", timeout=90)
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().splitlines()[-1] == "hauberk: control was given up"
+    assert re.search(r"control \| .*127.0.0.1:\d+", ended.stderr)
 
 
 @pytest.mark.parametrize(
