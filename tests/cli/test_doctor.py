@@ -232,3 +232,15 @@ def test_a_workload_nobody_announced_is_no_riddle(shop_folder: Path) -> None:
     told = hauberk(shop_folder, "doctor", "warehouse")
     assert told.returncode == 1
     assert told.stderr.startswith("hauberk: nobody has announced warehouse")
+
+
+def test_a_server_that_lets_us_in_and_then_refuses_us_is_told_apart(shop_folder: Path) -> None:
+    """Revocation is the guard's to see, not the handshake's."""
+    assert hauberk(shop_folder, "doctor", "orders", "--as", "smuggler").returncode == 0
+    assert hauberk(shop_folder, "revoke", "smuggler").returncode == 0
+    told = hauberk(shop_folder, "doctor", "orders", "--as", "smuggler", "--json")
+    assert told.returncode == 1
+    handshake, health = json.loads(told.stdout)
+    assert handshake["ok"]
+    assert health["text"].startswith("health: UNAUTHENTICATED: ")
+    assert "REVOKED" in health["text"]
