@@ -89,8 +89,8 @@ class Edge:
             reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
             await settle()
             self._door.in_flight.leave(call)  # before the caller hears, whose next call may follow at once
-            await _abort(refusal, call, context)
-            raise  # never reached: abort raises
+            await _refuse(refusal, call, context)
+            return b""
         finally:
             self._door.in_flight.leave(call)
             if self._door.access_log is not None:
@@ -172,16 +172,27 @@ def _refusal(error: Exception, call: Call) -> Exception:
     return error
 
 
-async def _abort(refusal: Exception, call: Call, context: Context) -> None:
-    """End the call with the status of `refusal`; always raises."""
+async def _refuse(refusal: Exception, call: Call, context: Context) -> None:
+    """End the call with the status of `refusal`, if it has not ended meanwhile."""
     trailers = tuple(context.trailing_metadata())
     if not isinstance(refusal, Refused):
         _log.error("%s failed, trace %s", call.method, call.trace.trace_id, exc_info=refusal)
         if has_failed(context):  # a status the method set goes out unchanged; the exception's text never does
-            await context.abort(context.code(), context.details(), trailers)
+            await _abort(context, context.code(), context.details(), trailers)
+            return
     status = status_of(refusal, call.trace.trace_id)
     others = tuple(pair for pair in trailers if pair[0] != DETAILS_KEY)
-    await context.abort(status.code, status.message, (*others, *status.trailers))
+    await _abort(context, status.code, status.message, (*others, *status.trailers))
+
+
+async def _abort(context: Context, code: Any, message: str, trailers: tuple[Any, ...]) -> None:
+    """Abort, and return: core remembers that it was asked to, and needs no exception to tell it."""
+    try:
+        await context.abort(code, message, trailers)
+    except grpc.aio.AbortError:
+        pass
+    except grpc.aio.InternalError as error:  # the caller left: core refuses to send what nobody would get
+        _log.debug("status was not sent: %s", error)
 
 
 def _already_ended(error: Exception, call: Call) -> bytes:

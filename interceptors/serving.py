@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 def guarded_server(guard: Guard, options: Sequence[Option] = ()) -> grpc.aio.Server:
     """A server of what `guard` serves when it is started, and of nothing else. Call it in the event loop."""
     try:
+        _check_reach()
         return _Server(guard, options)
     except (AttributeError, TypeError) as error:
         _log.warning(
@@ -39,11 +40,18 @@ def guarded_server(guard: Guard, options: Sequence[Option] = ()) -> grpc.aio.Ser
         return grpc.aio.server(handlers=[guard], options=options)
 
 
+def _check_reach() -> None:
+    """Raise AttributeError if this grpcio is not built as we need it; nothing of it is made before."""
+    for part in ("_handle_rpc", "_schedule_rpc_coro"):
+        getattr(cygrpc, part)
+    for part in ("_request_call", "_request_registered_call", "_make_request_call_future"):
+        getattr(cygrpc.AioServer, part)
+
+
 class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and has no stubs
     """Core's server, whose calls begin here instead of in the main loop."""
 
     def __init__(self, guard: Guard, options: Sequence[Option]) -> None:
-        self._begin_rpc, self._schedule = cygrpc._handle_rpc, cygrpc._schedule_rpc_coro
         self._guard = guard
         self._rpcs: set[asyncio.Task[None]] = set()
         super().__init__(asyncio.get_running_loop(), None, (), (), tuple(options), None)
@@ -65,8 +73,8 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
 
     def _begin(self, path: str, state: Any) -> None:
         loop = asyncio.get_running_loop()
-        rpc = self._begin_rpc(path, self, (), state, loop, False)
-        task = loop.create_task(self._schedule(rpc, state, loop, path))
+        rpc = cygrpc._handle_rpc(path, self, (), state, loop, False)
+        task = loop.create_task(cygrpc._schedule_rpc_coro(rpc, state, loop, path))
         self._rpcs.add(task)
         task.add_done_callback(self._rpcs.discard)
 

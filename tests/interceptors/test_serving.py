@@ -1,0 +1,92 @@
+"""The server around the guard: it starts, stops and drains as grpc.aio's own does."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from grpc.aio import AioRpcError
+
+from hauberk.interceptors.serving import guarded_server
+from tests.interceptors.stage import Shape, Stage, begin, call, echo, policy
+
+UNARY = Shape.UNARY_UNARY
+
+
+async def test_it_is_a_grpc_aio_server(stage: Stage) -> None:
+    assert isinstance(guarded_server(stage.new_guard()), grpc.aio.Server)
+
+
+async def test_methods_added_before_the_start_are_served(stage: Stage, shape: Shape) -> None:
+    await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "*"))})
+    channel = stage.channel()
+    replies = await asyncio.gather(*(call(channel, shape, requests=[b"%d" % n]) for n in range(50)))
+    assert replies == [[b"%d" % n] for n in range(50)]
+
+
+async def test_calls_in_flight_finish_within_the_grace_of_a_stop(stage: Stage) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def held(request: bytes, context: Any) -> bytes:
+        begun.set()
+        await release.wait()
+        return request
+
+    await stage.serve({"Echo": (UNARY, held, policy("Echo", UNARY, "*"))})
+    waiting = asyncio.ensure_future(call(stage.channel(), UNARY))
+    await begun.wait()
+    stopping = asyncio.create_task(stage.server.stop(5))
+    late = stage.channel()
+    await asyncio.sleep(0)
+    with pytest.raises(AioRpcError) as caught:
+        await call(late, UNARY, within=0.2)
+    assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert not stopping.done()
+    release.set()
+    assert await waiting == [b"hello"]
+    await stopping
+
+
+async def test_stop_without_grace_cancels_what_runs(stage: Stage, shape: Shape) -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def one(request: Any, context: Any) -> bytes:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return b""
+
+    async def many(request: Any, context: Any) -> Any:
+        yield await one(request, context)
+
+    behaviour = many if shape.replies_stream else one
+    await stage.serve({"Echo": (shape, behaviour, policy("Echo", shape, "*"))})
+    made = begin(stage.channel(), shape)
+    await begun.wait()
+    await stage.server.stop(None)
+    await asyncio.wait_for(cancelled.wait(), 5)
+    assert await made.code() is grpc.StatusCode.UNAVAILABLE
+    assert await asyncio.wait_for(stage.server.wait_for_termination(), 5) is False
+
+
+async def test_stop_before_the_first_call_ends(stage: Stage) -> None:
+    await stage.serve({"Echo": (UNARY, echo(UNARY), policy("Echo", UNARY, "*"))})
+    await asyncio.wait_for(stage.server.stop(5), 5)
+
+
+async def test_without_cores_inner_parts_the_public_server_serves(
+    stage: Stage, shape: Shape, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another grpcio may have them by other names."""
+    monkeypatch.delattr(cygrpc, "_handle_rpc")
+    await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
+    assert "malformed path" in caplog.text
+    assert type(stage.server).__module__ == "grpc.aio._server"
+    assert await call(stage.channel("gateway"), shape) == [b"hello"]
+    for name, code in (("Echo", "PERMISSION_DENIED"), ("Other", "UNIMPLEMENTED")):
+        with pytest.raises(AioRpcError) as caught:
+            await call(stage.channel("stranger"), shape, name)
+        assert caught.value.code() is grpc.StatusCode[code]
