@@ -81,8 +81,9 @@ async def test_without_cores_inner_parts_the_public_server_serves(
     stage: Stage, shape: Shape, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another grpcio may have them by other names."""
-    monkeypatch.delattr(cygrpc, "_handle_rpc")
-    await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
+    with monkeypatch.context() as other:
+        other.delattr(cygrpc, "_handle_rpc")
+        await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
     assert "malformed path" in caplog.text
     assert type(stage.server).__module__ == "grpc.aio._server"
     assert await call(stage.channel("gateway"), shape) == [b"hello"]
