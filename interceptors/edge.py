@@ -79,10 +79,9 @@ class Edge:
             reply = await self._run(call, requests, context)
             await settle()
             return reply
-        except asyncio.CancelledError:
-            cancelled = True
-            raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if cancelled := _is_cancelled(error):
+                raise
             if context.done():
                 return _already_ended(error, call)
             refusal = _refusal(error, call)
@@ -160,7 +159,18 @@ def _arrival(pipeline: Pipeline, context: Context) -> Call:
     )
 
 
-def _refusal(error: Exception, call: Call) -> Exception:
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether this task is being cancelled, as core does when the caller leaves: nobody waits for a
+    status then.
+
+    A CancelledError may as well come from another task the method waited for. Core would send no status
+    for it either, and the caller would wait for ever.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _refusal(error: BaseException, call: Call) -> BaseException:
     """What `error` means for the caller: a lone error in a group is the error itself, and when a call made on
     this one's budget ran out of time, so has this one.
     """
@@ -172,7 +182,7 @@ def _refusal(error: Exception, call: Call) -> Exception:
     return error
 
 
-async def _refuse(refusal: Exception, call: Call, context: Context) -> None:
+async def _refuse(refusal: BaseException, call: Call, context: Context) -> None:
     """End the call with the status of `refusal`, if it has not ended meanwhile."""
     trailers = tuple(context.trailing_metadata())
     if not isinstance(refusal, Refused):
@@ -195,7 +205,7 @@ async def _abort(context: Context, code: Any, message: str, trailers: tuple[Any,
         _log.debug("status was not sent: %s", error)
 
 
-def _already_ended(error: Exception, call: Call) -> bytes:
+def _already_ended(error: BaseException, call: Call) -> bytes:
     """The method ended the call itself, as abort() does. Core remembers and needs nothing more."""
     if not isinstance(error, grpc.aio.AbortError):
         _log.error("%s failed after its end, trace %s", call.method, call.trace.trace_id, exc_info=error)

@@ -140,6 +140,21 @@ async def test_refused_raised_by_a_method_keeps_status_reason_and_facts(stage: S
     assert (info(error).reason, info(error).metadata["sku"]) == ("SOLD_OUT", "b-7")
 
 
+async def test_cancellation_of_something_the_method_waited_for_is_an_internal_error(
+    stage: Stage, shape: Shape, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Core takes it for the call's own, sends nothing, and lets the caller wait for ever."""
+
+    async def act(context: Any) -> None:
+        other = asyncio.ensure_future(asyncio.Event().wait())
+        other.cancel()
+        await other
+
+    error = await failure(await serve(stage, shape, act), shape)
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "CancelledError" in caplog.text
+
+
 async def test_refused_raised_in_a_task_group_is_the_refusal_itself(stage: Stage, shape: Shape) -> None:
     async def refuse() -> None:
         raise Forbidden("not yours")
