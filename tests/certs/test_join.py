@@ -71,6 +71,7 @@ TOKEN = join.mint(ORDERS, serves=(), ttl=HOUR, now=NOW)[0]
         "hbk2" + TOKEN[4:],
         TOKEN[5:],
     ],
+    ids=["empty", "bare", "short", "long", "line end", "space", "capitals", "other kind", "no kind"],
 )
 def test_what_is_no_token_is_refused_unshown(text: str) -> None:
     with pytest.raises(TokenMalformed) as refused:
