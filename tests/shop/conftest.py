@@ -14,8 +14,8 @@ from tests.shop.stage import NewShop, OpenEngine, Shop
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+def postgresql_server() -> Iterator[str]:
+    with postgresql() as url:
         yield url
 
 
