@@ -94,7 +94,7 @@ async def test_every_call_leaves_one_line(stage: Stage, shape: Shape) -> None:
         "UNIMPLEMENTED": 5,
     }
     for one in records:
-        assert 0 <= one["event.duration_ms"] < 5000
-        assert 4000 < one["hauberk.budget_ms"] <= 5300
+        assert 0 <= one["event.duration_ms"] < 5300
+        assert 0 < one["hauberk.budget_ms"] <= 5300
         assert datetime.fromisoformat(one["@timestamp"]).tzinfo is not None
     assert len({one["trace.id"] for one in records}) == 15

@@ -155,6 +155,25 @@ async def test_cancellation_of_something_the_method_waited_for_is_an_internal_er
     assert "CancelledError" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "error",
+    [BaseExceptionGroup(SECRET, [asyncio.CancelledError()]), type("Odd", (BaseException,), {})(SECRET)],
+    ids=lambda error: type(error).__name__,
+)
+async def test_error_that_is_no_exception_is_answered_too(
+    stage: Stage, shape: Shape, error: BaseException
+) -> None:
+    """Core answers none of them, and the caller would wait for ever."""
+
+    async def act(context: Any) -> None:
+        raise error
+
+    seen = await failure(await serve(stage, shape, act), shape, within=2)
+    assert seen.code() is grpc.StatusCode.INTERNAL
+    assert SECRET not in str(seen.details())
+    assert [record["grpc.status"] for record in await stage.records()] == ["INTERNAL"]
+
+
 async def test_refused_raised_in_a_task_group_is_the_refusal_itself(stage: Stage, shape: Shape) -> None:
     async def refuse() -> None:
         raise Forbidden("not yours")

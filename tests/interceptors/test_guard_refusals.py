@@ -151,6 +151,7 @@ async def test_one_peer_has_no_more_in_flight_than_its_share(stage: Stage, shape
     others = asyncio.create_task(outcome(begin(other, shape), shape))
     release.set()
     assert await asyncio.gather(*waiting, others) == [b"held"] * 4
+    await stage.records(5)
     assert await call(channel, shape) == [b"held"]
     await stage.records(6)
     assert stage.guard.in_flight.count(ME) == 0

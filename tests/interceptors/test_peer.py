@@ -209,6 +209,21 @@ async def test_root_that_left_the_bundle_takes_living_connections_with_it(
     assert await call(channel, shape) == [b"hello"]
 
 
+async def test_intermediate_that_expired_is_noticed_on_a_living_connection(stage: Stage, pki: Pki) -> None:
+    """A chain once verified is remembered for a minute, not for good."""
+    clock = Clock()
+    times = {**pki.times, "ends": clock.now + timedelta(minutes=10)}
+    short = forge.ca("short-lived", pki.root, **times)
+    await serve(stage, pki, clock=clock)
+    stage.trust.set(Trust(Bundle({"mesh.test": (pki.root.certificate,)}, (short.certificate,))))
+    channel = stage.channel(credentials=pki.channel_credentials(pki.leaf(short)))
+    assert await call(channel, UNARY) == [b"hello"]
+    clock.now += timedelta(minutes=9)
+    assert await call(channel, UNARY) == [b"hello"]
+    clock.now += timedelta(minutes=2)
+    assert info(await refused(channel)).reason == "UNTRUSTED_ISSUER"
+
+
 def resume(
     address: str, context: ssl.SSLContext, between: Callable[[], None]
 ) -> tuple[bool, dict[str, bytes]]:
