@@ -74,13 +74,15 @@ class Edge:
     async def _serve(self, requests: Any, context: Context, settle: Callable[[], Awaitable[None]]) -> bytes:
         call = _arrival(self._pipeline, context)
         enter_call(call)
-        reason, cancelled = None, False
+        reason = None
         try:
             reply = await self._run(call, requests, context)
             await settle()
             return reply
-        except (Exception, asyncio.CancelledError) as error:
-            if cancelled := _is_cancelled(error):
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise  # they end more than this call
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             if context.done():
                 return _already_ended(error, call)
@@ -93,8 +95,7 @@ class Edge:
         finally:
             self._door.in_flight.leave(call)
             if self._door.access_log is not None:
-                status = _status(context, cancelled=cancelled)
-                self._door.access_log.write(Record.of(call, status=status, reason=reason))
+                self._door.access_log.write(Record.of(call, status=_status(context), reason=reason))
 
     async def _run(self, call: Call, requests: Any, context: Context) -> bytes:
         """Admit the call and run the method until its deadline. Everything it raises ends the call."""
@@ -159,7 +160,7 @@ def _arrival(pipeline: Pipeline, context: Context) -> Call:
     )
 
 
-def _is_cancelled(error: BaseException) -> bool:
+def _is_cancelled() -> bool:
     """Whether this task is being cancelled, as core does when the caller leaves: nobody waits for a
     status then.
 
@@ -167,7 +168,7 @@ def _is_cancelled(error: BaseException) -> bool:
     for it either, and the caller would wait for ever.
     """
     task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return task is not None and task.cancelling() > 0
 
 
 def _refusal(error: BaseException, call: Call) -> BaseException:
@@ -212,9 +213,9 @@ def _already_ended(error: BaseException, call: Call) -> bytes:
     return b""
 
 
-def _status(context: Context, *, cancelled: bool) -> str:
+def _status(context: Context) -> str:
     """The name of the status the call ended with."""
     code = context.code()
     if not has_failed(context):
-        return "CANCELLED" if cancelled else "OK"
+        return "CANCELLED" if _is_cancelled() else "OK"
     return code.name if isinstance(code, grpc.StatusCode) else str(code)

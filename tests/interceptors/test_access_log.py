@@ -1,8 +1,10 @@
 """One JSON line for each call, whatever became of it."""
 
+import asyncio
 import io
 import json
 import re
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from grpc.aio import AioRpcError
 
 from hauberk.interceptors.access_log import AccessLog, Record
-from tests.interceptors.stage import Shape, Stage, call, echo, policy
+from hauberk.interceptors.policy import DeadlineRule
+from tests.interceptors.stage import Shape, Stage, begin, call, echo, policy
 
 UNARY = Shape.UNARY_UNARY
 
@@ -98,3 +101,25 @@ async def test_every_call_leaves_one_line(stage: Stage, shape: Shape) -> None:
         assert 0 < one["hauberk.budget_ms"] <= 5300
         assert datetime.fromisoformat(one["@timestamp"]).tzinfo is not None
     assert len({one["trace.id"] for one in records}) == 15
+
+
+async def test_call_whose_caller_left_before_it_was_told_the_deadline_was_cancelled(stage: Stage) -> None:
+    """The status waits for a write that nobody reads."""
+    ended = asyncio.Event()
+
+    async def flood(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(1024 * 1024)
+        finally:
+            ended.set()
+
+    streams = Shape.UNARY_STREAM
+    rule = DeadlineRule(max_s=0.1)
+    await stage.serve({"Echo": (streams, flood, policy("Echo", streams, "*", deadline=rule))})
+    made = begin(stage.channel(), streams)
+    await ended.wait()
+    assert stage.log.getvalue() == ""
+    made.cancel()
+    (line,) = await stage.records()
+    assert (line["grpc.status"], line["error.reason"]) == ("CANCELLED", "DEADLINE_PASSED")

@@ -155,9 +155,13 @@ async def test_cancellation_of_something_the_method_waited_for_is_an_internal_er
     assert "CancelledError" in caplog.text
 
 
+class Odd(BaseException):
+    """None of those that asyncio knows."""
+
+
 @pytest.mark.parametrize(
     "error",
-    [BaseExceptionGroup(SECRET, [asyncio.CancelledError()]), type("Odd", (BaseException,), {})(SECRET)],
+    [BaseExceptionGroup(SECRET, [asyncio.CancelledError()]), Odd(SECRET)],
     ids=lambda error: type(error).__name__,
 )
 async def test_error_that_is_no_exception_is_answered_too(
