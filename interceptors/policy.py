@@ -26,6 +26,9 @@ from hauberk.certs.identity import SpiffeId
 from hauberk.interceptors.errors import PolicyError
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
 
+LONGEST_S = 315_576_000_000
+"""The end of google.protobuf.Duration: ten thousand years, which our clocks can still add to."""
+
 _EVERYTHING = "*"
 _ANY_TRUST_DOMAIN = "any"  # stands in for the mesh's while a bare path's grammar is checked
 
@@ -207,7 +210,7 @@ def _deadline(declared: policy_pb2.Deadline) -> DeadlineRule:
 
 def _seconds(duration: Duration, field: str) -> float:
     seconds = duration.seconds + duration.nanos / 1e9
-    if not 0 <= duration.nanos < 1_000_000_000 or seconds <= 0:
+    if not 0 <= duration.nanos < 1_000_000_000 or not 0 < seconds <= LONGEST_S:
         raise PolicyError(f"deadline.{field} is not a positive duration: {seconds:g} s")
     return seconds
 

@@ -5,6 +5,7 @@ messages, comments and other services that came with it.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,8 +21,14 @@ from hauberk.services.control.snapshot import Contract
 
 MAX_DESCRIPTORS = 1024 * 1024
 """Bytes."""
+MAX_FILES, MAX_SERVICES = 2000, 2000
+"""In one set of descriptors; a mebibyte could hold half a million."""
 MAX_METHODS = 500
 """Of one contract; each becomes a route in each caller that may use it."""
+MAX_KEPT = 128 * 1024
+"""Bytes of one contract without what comes with it: its names and policies reach every caller."""
+
+_METHOD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +42,8 @@ class Announced:
 def read_contracts(descriptors: bytes, services: Iterable[str]) -> tuple[Announced, ...]:
     """The contracts of `services` (full names), from a serialised FileDescriptorSet.
 
-    Raises RequestRefused: too large, unreadable, a service missing or described twice, without policy, or
-    with one that this build does not know.
+    Raises RequestRefused: too large, unreadable, a service missing or described twice, a method whose name is
+    none, without policy, or with one that this build does not know.
     """
     if len(descriptors) > MAX_DESCRIPTORS:
         raise _refused(f"descriptors have {len(descriptors)} bytes, at most {MAX_DESCRIPTORS} are read")
@@ -44,6 +51,8 @@ def read_contracts(descriptors: bytes, services: Iterable[str]) -> tuple[Announc
         files = FileDescriptorSet.FromString(descriptors)
     except DecodeError as error:
         raise _refused("descriptors are no google.protobuf.FileDescriptorSet") from error
+    if len(files.file) > MAX_FILES or sum(len(file.service) for file in files.file) > MAX_SERVICES:
+        raise _refused(f"descriptors hold over {MAX_FILES} files or over {MAX_SERVICES} services")
     found: dict[str, tuple[FileDescriptorProto, ServiceDescriptorProto]] = {}
     for file in files.file:
         for service in file.service:
@@ -74,7 +83,13 @@ def _read(name: str, found: dict[str, tuple[FileDescriptorProto, ServiceDescript
         raise _refused(
             f"contract {name:.99} has {len(service.method)} methods, at most {MAX_METHODS} are read"
         )
+    for method in service.method:
+        # Bytes that are no UTF-8 stay bytes, and with one of them nothing could be published any more.
+        if not isinstance(method.name, str) or not _METHOD_NAME.fullmatch(method.name):
+            raise _refused(f"contract {name:.99} has a method whose name is none: {method.name!r:.99}")
     alone = FileDescriptorSet(file=[FileDescriptorProto(package=file.package, service=[service])])
+    if alone.ByteSize() > MAX_KEPT:
+        raise _refused(f"contract {name:.99} alone has {alone.ByteSize()} bytes, at most {MAX_KEPT} are kept")
     try:
         methods = policies_of_proto(alone)[name]
     except PolicyError as error:

@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from hauberk.protos.hauberk.control.v1 import admin_pb2
+from hauberk.protos.hauberk.policy.v1 import policy_pb2
 from hauberk.services.control.snapshot import Status
 from tests.control.core_mesh import (
     CATALOG,
@@ -28,6 +29,7 @@ from tests.control.core_mesh import (
 )
 
 HERE, THERE = "127.0.0.1:4001", "127.0.0.1:4002"
+POLICY: Any = policy_pb2.policy  # its stub does not say whose extension it is
 
 
 async def refused(workload: Workload, **changed: Any) -> tuple[grpc.StatusCode, str, str]:
@@ -228,6 +230,15 @@ def described(change: str) -> bytes:
         service.method[0].options.MergeFromString(b"\xc2\xe1\x18" + bytes([len(policy)]) + policy)
     elif change == "too many methods":
         service.method.extend([service.method[0]] * 500)
+    elif change == "a method's name is no text":
+        service.method[0].name = "QQQQ"
+        return files.SerializeToString().replace(b"QQQQ", b"\xff\xfe\xfd\xfc")
+    elif change == "a method's name is a path":
+        service.method[0].name = "../Admin"
+    elif change == "too long":
+        service.method[0].options.Extensions[POLICY].callers.extend(["gateway"] * 20_000)
+    elif change == "too many files":
+        return files.SerializeToString() + b"\x0a\x00" * 400_000
     return files.SerializeToString()
 
 
@@ -237,6 +248,10 @@ def described(change: str) -> bytes:
         ("no policy", "POLICY_REFUSED", f"method has no policy: {CATALOG}."),
         ("unknown field", "POLICY_REFUSED", "has a field this build does not know: number 15"),
         ("too many methods", "OFFER_REFUSED", "at most 500 are read"),
+        ("a method's name is no text", "OFFER_REFUSED", "a method whose name is none: b'\\xff"),
+        ("a method's name is a path", "OFFER_REFUSED", "a method whose name is none: '../Admin'"),
+        ("too long", "OFFER_REFUSED", "at most 131072 are kept"),
+        ("too many files", "OFFER_REFUSED", "over 2000 files"),
     ],
 )
 async def test_a_contract_that_cannot_be_enforced_is_refused(

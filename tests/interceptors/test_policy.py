@@ -201,6 +201,7 @@ def test_unknown_demand_is_found_in_a_descriptor_too() -> None:
     [
         ({"max": 0}, "max is not a positive duration"),
         ({"max": -1}, "max is not a positive duration"),
+        ({"max": 2**62}, "max is not a positive duration"),
         ({"default": 0}, "default is not a positive duration"),
         ({"default": 5, "max": 3}, "default 5 s is longer than deadline.max 3 s"),
         ({"default": 1, "required": True}, "required excludes"),
