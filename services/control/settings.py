@@ -3,7 +3,6 @@
     HAUBERK_CONTROL_CONFIG              mesh.toml
     HAUBERK_CONTROL_STATE               the state folder, `.hauberk`
     HAUBERK_CONTROL_OPERATOR_TOKEN_FD   optional: a descriptor to read the first operator's join token from
-    HAUBERK_CONTROL_CA_PASSPHRASE_FILE  optional: a file with what the CA's keys are encrypted with
     HAUBERK_ACCESS_LOG                  "1": a JSON line on stderr for each call
 
 mesh.toml's other sections are for whoever starts the workloads, and are not read here.
@@ -25,7 +24,7 @@ from hauberk.certs.rotation import Schedule
 SHORTEST, LONGEST = timedelta(seconds=10), timedelta(days=1)
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_KEYS = frozenset({"listen", "enrolment_listen", "names", "svid_lifetime", "database"})
+_KEYS = frozenset({"listen", "enrolment_listen", "names", "svid_lifetime", "database", "ca_passphrase_file"})
 
 
 class ConfigError(Exception):
@@ -91,7 +90,7 @@ class ControlSettings:
                 ip_addresses=ip_addresses,
                 svid_lifetime=_lifetime(_string(control, "svid_lifetime", "1h")),
                 database=_string(control, "database", "") or f"sqlite:///{state}/control/control.db",
-                ca_passphrase_file=_path(environment.get("HAUBERK_CONTROL_CA_PASSPHRASE_FILE", "")),
+                ca_passphrase_file=_beside(path, _string(control, "ca_passphrase_file", "")),
                 operator_token_fd=_descriptor(environment.get("HAUBERK_CONTROL_OPERATOR_TOKEN_FD", "")),
                 access_log=environment.get("HAUBERK_ACCESS_LOG", "") not in ("", "0"),
             )
@@ -110,7 +109,7 @@ class ControlSettings:
             return self.ca_passphrase_file.read_bytes().rstrip(b"\r\n")
         except OSError as error:
             raise ConfigError(
-                f"HAUBERK_CONTROL_CA_PASSPHRASE_FILE: {self.ca_passphrase_file}: {error.strerror}"
+                f"[control] ca_passphrase_file: {self.ca_passphrase_file}: {error.strerror}"
             ) from error
 
     def target(self, listen: Listen, port: int) -> str:
@@ -173,8 +172,8 @@ def _lifetime(text: str) -> timedelta:
     return lifetime
 
 
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
+def _beside(config: Path, text: str) -> Path | None:
+    return config.parent / text if text else None
 
 
 def _descriptor(text: str) -> int | None:

@@ -142,6 +142,21 @@ async def test_the_ca_of_another_trust_domain_is_refused(tmp_path: Path) -> None
             pass
 
 
+async def test_an_encrypted_ca_is_opened_with_its_passphrase_and_not_without(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    Authority.create(state / "ca", "shop.test", now=datetime.now(UTC), passphrase=b"correct horse")
+    assert "key is encrypted and no passphrase was given" in await start_refused(state)
+    for written, opens in (("battery staple", False), ("correct horse\n", True)):
+        (tmp_path / "passphrase").write_text(written)
+        if opens:
+            async with core_mesh(state, ca_passphrase_file="passphrase") as mesh:
+                assert (await mesh.join("orders")).credentials
+        else:
+            refused = await start_refused(state, ca_passphrase_file="passphrase")
+            assert written not in refused
+
+
 async def test_a_name_that_the_ca_does_not_permit_is_refused(tmp_path: Path) -> None:
     make_ca(tmp_path / "state")
     config = settings(tmp_path / "state")

@@ -39,6 +39,7 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
     text = MINIMAL + (
         '[control]\nlisten = "0.0.0.0:7000"\nenrolment_listen = "[::1]:7001"\nsvid_lifetime = "20s"\n'
         'names = ["10.0.0.1", "control.example", "::1"]\ndatabase = "postgresql://db/control"\n'
+        'ca_passphrase_file = "secret"\n'
         '[workloads.orders]\ncommand = ["not", "read", "here"]\n'
     )
     (tmp_path / "secret").write_bytes(b"hunter2 \r\n")
@@ -46,7 +47,6 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
         tmp_path,
         text,
         HAUBERK_CONTROL_OPERATOR_TOKEN_FD="7",
-        HAUBERK_CONTROL_CA_PASSPHRASE_FILE=str(tmp_path / "secret"),
         HAUBERK_ACCESS_LOG="1",
     )
     assert (settings.dns_names, settings.ip_addresses) == (("control.example",), ("10.0.0.1", "::1"))
@@ -66,7 +66,10 @@ def test_everything_can_be_said(tmp_path: Path) -> None:
         ('trust_domain = "Shop"', "trust domain is not lower-case"),
         ("trust_domain", "not toml"),
         (MINIMAL + "control = 7", "[control]: not a table"),
-        (MINIMAL + "[control]\nlissten = 1", "unknown key 'lissten'; known are database, enrolment_listen"),
+        (
+            MINIMAL + "[control]\nlissten = 1",
+            "unknown key 'lissten'; known are ca_passphrase_file, database, enrolment_listen",
+        ),
         (MINIMAL + '[control]\nlisten = "nowhere"', "not host:port: 'nowhere'"),
         (MINIMAL + '[control]\nlisten = ":80"', "not host:port"),
         (MINIMAL + '[control]\nlisten = "a:70000"', "not host:port"),
@@ -106,6 +109,6 @@ def test_a_descriptor_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_passphrase_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    settings = load(tmp_path, MINIMAL, HAUBERK_CONTROL_CA_PASSPHRASE_FILE=str(tmp_path / "gone"))
-    with pytest.raises(ConfigError, match=r"HAUBERK_CONTROL_CA_PASSPHRASE_FILE: .*gone: No such file"):
+    settings = load(tmp_path, MINIMAL + '[control]\nca_passphrase_file = "gone"\n')
+    with pytest.raises(ConfigError, match=r"\[control\] ca_passphrase_file: .*gone: No such file"):
         settings.ca_passphrase()
