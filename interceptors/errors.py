@@ -33,6 +33,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 _MAX_FACT = 256
 """Characters of one fact in ErrorInfo: trailers have to fit into the caller's metadata limit."""
+_MAX_MESSAGE = 1024
+"""Characters of a message, which is sent twice: as it is, and in the details."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -44,11 +46,13 @@ class PolicyError(Exception):
 class Refused(Exception):
     """A call refused with a status, a machine-readable reason (UPPER_SNAKE) and facts about it.
 
-    Message, reason and facts reach the caller as they are.
+    Message, reason and facts reach the caller as they are, cut where they are too long for trailers.
     """
 
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "REFUSED"
+    message = ""
+    metadata: Mapping[str, str] = _NOTHING
 
     def __init__(
         self,
@@ -171,9 +175,14 @@ def is_deadline_exceeded(error: BaseException) -> bool:
 
 
 def _status(code: grpc.StatusCode, message: str, reason: str, facts: Mapping[str, str]) -> Status:
-    info = ErrorInfo(
-        reason=reason, domain=DOMAIN, metadata={key: value[:_MAX_FACT] for key, value in facts.items()}
-    )
+    message = _spelled(message, _MAX_MESSAGE)
+    told = {key: _spelled(value, _MAX_FACT) for key, value in facts.items()}
+    info = ErrorInfo(reason=reason, domain=DOMAIN, metadata=told)
     details = RpcStatus(code=code.value[0], message=message)
     details.details.add().Pack(info)
     return Status(code, message, details.SerializeToString())
+
+
+def _spelled(text: object, longest: int) -> str:
+    """As protobuf takes it: nothing that a method puts into its refusal may become another error."""
+    return str(text)[:longest].encode("utf-8", "replace").decode()

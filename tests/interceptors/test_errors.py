@@ -79,6 +79,27 @@ def test_facts_are_cut_so_that_trailers_stay_small() -> None:
     assert len(unpacked(status.details)[1].metadata["caller"]) == 256
 
 
+def test_message_is_cut_so_that_trailers_stay_small() -> None:
+    status = status_of(Refused("x" * 20_000))
+    assert len(status.message) == len(unpacked(status.details)[0].message) == 1024
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (Refused("sold out", metadata={"left": 0}), "sold out"),  # type: ignore[dict-item]
+        (Refused(KeyError("sku")), "'sku'"),  # type: ignore[arg-type]
+        (Refused("half of it: \ud83d"), "half of it: ?"),
+        (Refused.__new__(Refused), ""),
+    ],
+    ids=["number", "exception", "surrogate", "of a kind whose own init forgot ours"],
+)
+def test_refusal_of_odd_things_stays_a_refusal(refused: Refused, message: str) -> None:
+    status = status_of(refused, "abc")
+    assert (status.code, status.message) == (Code.FAILED_PRECONDITION, message)
+    assert unpacked(status.details)[1].reason == "REFUSED"
+
+
 def test_refusal_cannot_be_ok() -> None:
     with pytest.raises(ValueError, match="status OK"):
         Refused("fine", status=Code.OK)
