@@ -18,6 +18,8 @@ BUDGET = "hauberk-budget"
 """Whole milliseconds the caller has left. Core's own header, grpc-timeout, may say up to 4 % more: it is
 rounded up, and a slightly longer one sent earlier on the connection is sent again to save bytes.
 """
+LONGEST_BUDGET_S = 9_999_999
+"""What ten digits of milliseconds can say, four months: a call that has longer goes without the header."""
 
 _ENTRY_BYTES = 32
 _OURS = "hauberk-"

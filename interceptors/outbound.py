@@ -14,7 +14,7 @@ import grpc
 from hauberk.interceptors.call import current_call
 from hauberk.interceptors.deadline import budget
 from hauberk.interceptors.errors import Refused, rpc_error
-from hauberk.interceptors.metadata import BUDGET, TO
+from hauberk.interceptors.metadata import BUDGET, LONGEST_BUDGET_S, TO
 from hauberk.interceptors.outgoing import Explain, StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from hauberk.interceptors.tracing import TRACEPARENT, TraceContext
 
@@ -194,6 +194,6 @@ def _leaving(
         leaving.append((TRACEPARENT, trace.header()))
     if to is not None:
         leaving.append((TO, to))
-    if left_s is not None:
+    if left_s is not None and left_s <= LONGEST_BUDGET_S:
         leaving.append((BUDGET, str(int(left_s * 1000))))
     return tuple(leaving)

@@ -1,5 +1,6 @@
 """What is left of a call's time, told exactly: core's own header is rounded up."""
 
+import math
 import random
 from typing import Any
 
@@ -28,6 +29,15 @@ async def test_callee_never_sees_more_than_its_caller_has(stage: Stage) -> None:
         has = 10 ** random.Random(seed).uniform(-0.5, 4)
         (seen,) = await call(channel, UNARY, "Left", within=has)
         assert 0.9 * has < float(seen) <= has
+
+
+async def test_callee_takes_whatever_a_timeout_may_be(stage: Stage) -> None:
+    """One too long for the header goes without it: core's own tells enough."""
+    await stage.serve({"Left": (UNARY, left, policy("Left", UNARY, "*"))})
+    for has in (9_999_999, 10_000_000, 1e9):
+        (seen,) = await call(stage.guarded(), UNARY, "Left", within=has)
+        assert float(seen) > 9_000_000
+    begin(stage.guarded(), UNARY, "Left", within=math.inf).cancel()
 
 
 async def test_budget_only_ever_shortens_what_core_says(stage: Stage) -> None:
