@@ -204,7 +204,7 @@ async def test_a_grandchild_does_not_outlive_the_group() -> None:
     """
     async with supervising(record, python("a-1", code)):
         await record.until(lambda: bool(record.lines))
-    await gone(int(record.texts()[0]))
+    assert await gone(int(record.texts()[0]))
 
 
 async def test_nothing_is_left_when_the_supervisor_itself_is_killed() -> None:
@@ -234,7 +234,7 @@ async def test_nothing_is_left_when_the_supervisor_itself_is_killed() -> None:
     await running.wait()
     assert len(pids) == 2
     for pid in pids:
-        await gone(pid)
+        assert await gone(pid)
 
 
 @pytest.mark.parametrize(
@@ -250,14 +250,13 @@ def test_pauses_are_spread_and_bounded() -> None:
     assert patience.pause(90, jitter=1.0) == patience.longest_s
 
 
-async def gone(pid: int) -> None:
-    """Wait, at most ten seconds, until the process is no more; a zombie that waits for init counts as
-    gone.
-    """
+async def gone(pid: int) -> bool:
+    """Wait, at most ten seconds, until the process is no more; a zombie has gone, nobody buried it yet."""
     ends = time.monotonic() + 10
     while (state := _state(pid)) not in {"", "Z"}:
         assert time.monotonic() < ends, f"{pid} still lives, in state {state}"
         await asyncio.sleep(0.05)
+    return True
 
 
 def _state(pid: int) -> str:

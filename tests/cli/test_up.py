@@ -72,15 +72,24 @@ def test_once_as_json_is_one_document(folder: Path) -> None:
     assert {hop["depth"] for hop in answer["trip"]} == {0, 1}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_all_and_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+def test_ctrl_c_ends_all_and_leaves_nothing(folder: Path) -> None:
     with running(folder) as up:
         pids = processes_of(folder)
         assert len(pids) >= 4
-        up.send_signal(number)
+        up.send_signal(signal.SIGINT)
         assert up.wait(30) == 0
     assert [pid for pid in pids if is_running(pid)] == []
     leaves_nothing(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_ways_to_say_stop_are_understood(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "mesh.toml").write_text(IDLE)
+    with running(tmp_path) as up:
+        assert len(processes_of(tmp_path)) == 4, "up, its reaper, the control plane, the workload"
+        up.send_signal(number)
+        assert up.wait(30) == 0
+    leaves_nothing(tmp_path)
 
 
 def test_nothing_is_left_when_up_itself_is_killed_and_the_next_one_starts(folder: Path) -> None:
