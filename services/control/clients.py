@@ -21,6 +21,8 @@ from hauberk.services.control.xds.view import Resources, View
 MAX_NAMES = 2000
 """Of one type, on one stream."""
 MAX_NAME_LENGTH = 512
+MAX_NAMES_TEXT = 64 * 1024
+"""Characters of all names together: one identity may have hundreds of streams, and each keeps its own."""
 MAX_TEXT = 4096
 """Characters kept of what a client says when it rejects."""
 MAX_UNANSWERED = 32
@@ -117,7 +119,7 @@ class Subscription:
             del self._unanswered[next(iter(self._unanswered))]
         del self._unanswered[nonce]
         if request.HasField("error_detail"):
-            self.rejection = Rejection(version, request.error_detail.message[:MAX_TEXT], now)
+            self.rejection = Rejection(version, _shown(request.error_detail.message[:MAX_TEXT]), now)
         else:
             self.version_acked = version
             self.rejection = None
@@ -202,10 +204,15 @@ class Client:
 def _brief(node: Node) -> Node:
     """What we show of a client's own words about itself; they decide nothing."""
     return Node(
-        id=node.id[:MAX_NAME_LENGTH],
-        user_agent_name=node.user_agent_name[:MAX_NAME_LENGTH],
-        user_agent_version=node.user_agent_version[:MAX_NAME_LENGTH],
+        id=_shown(node.id[:MAX_NAME_LENGTH]),
+        user_agent_name=_shown(node.user_agent_name[:MAX_NAME_LENGTH]),
+        user_agent_version=_shown(node.user_agent_version[:MAX_NAME_LENGTH]),
     )
+
+
+def _shown(text: str) -> str:
+    """A client's own words without line ends and what else a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _kind(type_url: str) -> ResourceType:
@@ -221,6 +228,11 @@ def _check_names(names: Iterable[str]) -> None:
     listed = list(names)
     if len(listed) > MAX_NAMES:
         raise RequestRefused(f"{len(listed)} resource names, at most {MAX_NAMES}", reason="TOO_MANY_NAMES")
+    if (characters := sum(map(len, listed))) > MAX_NAMES_TEXT:
+        raise RequestRefused(
+            f"resource names of {characters} characters together, at most {MAX_NAMES_TEXT}",
+            reason="TOO_MANY_NAMES",
+        )
     longest = max(map(len, listed), default=0)
     if longest > MAX_NAME_LENGTH:
         raise RequestRefused(

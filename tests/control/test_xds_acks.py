@@ -12,6 +12,7 @@ from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import 
 from hauberk.services.control.clients import (
     MAX_NAME_LENGTH,
     MAX_NAMES,
+    MAX_NAMES_TEXT,
     MAX_UNANSWERED,
     Client,
 )
@@ -115,6 +116,15 @@ def test_a_client_is_described_by_its_certificate_and_by_its_own_words(peer: Pee
     assert [each.type for each in described.types] == ["RouteConfiguration"]
 
 
+def test_what_a_client_says_cannot_steer_a_terminal(peer: Peer) -> None:
+    peer.ask(ROUTES, NAME)
+    peer.answer(peer.expect(), error="\x1b[2Jno\nworkload  serving\x07")
+    assert peer.state(ROUTES).nack_detail == " [2Jno workload  serving "
+    talker = Client(spiffe("gateway"), NOW)
+    talker.receive(DiscoveryRequest(node=Node(id="\x1b[31mn\n"), type_url=ROUTES.value), NOW)
+    assert talker.describe().node_id == " [31mn "
+
+
 def test_the_node_says_nothing_about_who_asks() -> None:
     imposter = Client(spiffe("stranger"), NOW)
     request = DiscoveryRequest(
@@ -149,6 +159,12 @@ def test_a_type_that_is_not_served_is_refused(type_url: str) -> None:
 def test_too_many_names_are_refused() -> None:
     many = [str(n) for n in range(MAX_NAMES + 1)]
     request = DiscoveryRequest(node=Node(id="n"), type_url=CLUSTER.value, resource_names=many)
+    assert refused(Client(spiffe("gateway"), NOW), request).reason == "TOO_MANY_NAMES"
+
+
+def test_names_too_long_together_are_refused() -> None:
+    long = [f"{n:05}".ljust(MAX_NAME_LENGTH, "x") for n in range(MAX_NAMES_TEXT // MAX_NAME_LENGTH + 1)]
+    request = DiscoveryRequest(node=Node(id="n"), type_url=CLUSTER.value, resource_names=long)
     assert refused(Client(spiffe("gateway"), NOW), request).reason == "TOO_MANY_NAMES"
 
 
