@@ -16,6 +16,7 @@ MIB = 1024 * KIB
 # absolute_max_metadata_size equals max_metadata_size: in between, core refuses at random.
 # settings_timeout: metadata limits bind a client only once it acknowledged our settings (default: a minute).
 # min_ping_interval_without_data_ms lies under the keepalive of CHANNEL, or we would cut off our own clients.
+# ping_timeout_ms: without it core waits a minute for the answer to a keepalive ping, whatever keepalive_timeout says.
 # Left alone: grpc.server.max_pending_requests. Callers are told of its overflow as CANCELLED: nobody retries.
 _SERVER: tuple[Option, ...] = (
     ("grpc.so_reuseport", 0),
@@ -30,6 +31,7 @@ _SERVER: tuple[Option, ...] = (
     ("grpc.max_connection_idle_ms", 300_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
     ("grpc.http2.max_ping_strikes", 2),
@@ -39,6 +41,7 @@ CHANNEL: tuple[Option, ...] = (
     ("grpc.max_receive_message_length", 4 * MIB),
     ("grpc.keepalive_time_ms", 25_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),

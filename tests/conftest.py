@@ -1,10 +1,12 @@
 """What tests of several areas share."""
 
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgresql import postgresql
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -22,5 +24,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = folder.glob("*.whl")
-    assert sys.version_info >= (3, 11)
     return wheel
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """A PostgreSQL server of this run's own: its URL."""
+    with postgresql() as url:
+        yield url

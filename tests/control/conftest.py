@@ -1,18 +1,12 @@
 """Both database engines for the control plane's store, and one control plane that really serves."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.control.core_mesh import CoreMesh, core_mesh
-from tests.postgresql import new_database, postgresql
-
-
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    with postgresql() as url:
-        yield url
+from tests.postgresql import new_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

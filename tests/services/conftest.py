@@ -1,17 +1,10 @@
 """Both database engines, each test a fresh database."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.postgresql import new_database, postgresql
-
-
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    with postgresql() as url:
-        yield url
+from tests.postgresql import new_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

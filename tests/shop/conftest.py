@@ -9,14 +9,8 @@ import pytest
 from sqlalchemy import Engine
 
 from hauberk.services.database import open_database, upgrade
-from tests.postgresql import new_database, postgresql
+from tests.postgresql import new_database
 from tests.shop.stage import NewShop, OpenEngine, Shop
-
-
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    with postgresql() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
