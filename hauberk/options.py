@@ -16,7 +16,7 @@ MIB = 1024 * KIB
 # absolute_max_metadata_size equals max_metadata_size: in between, core refuses at random.
 # settings_timeout: metadata limits bind a client only once it acknowledged our settings (default: a minute).
 # min_ping_interval_without_data_ms lies under the keepalive of CHANNEL, or we would cut off our own clients.
-# ping_timeout_ms: without it core waits a minute for the answer to a keepalive ping, whatever keepalive_timeout says.
+# ping_timeout_ms: without it core waits a minute for a keepalive's answer, whatever keepalive_timeout says.
 # Left alone: grpc.server.max_pending_requests. Callers are told of its overflow as CANCELLED: nobody retries.
 _SERVER: tuple[Option, ...] = (
     ("grpc.so_reuseport", 0),
