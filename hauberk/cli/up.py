@@ -90,7 +90,7 @@ class _Run:
             try:
                 failures = await self._with_control(local, supervisor, group, tasks)
             except _Ended:
-                failures = []
+                failures = ["stopped before the end"] if self._once and not supervisor.given_up else []
             except (CertsError, MeshError, CommandFailed) as error:
                 failures = [str(error)]
             finally:

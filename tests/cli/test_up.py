@@ -66,6 +66,7 @@ def test_the_first_run_serves_its_first_order_within_fifteen_seconds(folder: Pat
         up.send_signal(signal.SIGINT)
         up.stdout.read()
     assert took < FIRST_ORDER_S
+    assert up.returncode == 1, "it was stopped before its end, so it did not succeed"
     leaves_nothing(folder)
 
 
