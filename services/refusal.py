@@ -8,6 +8,7 @@ Source: google.rpc.Status in `grpc-status-details-bin`, error_details.proto; AIP
 """
 
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 DOMAIN = "shop"
@@ -117,6 +118,10 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) 
 
 def _is_outage(error: DBAPIError | PoolTimeoutError) -> bool:
     """Whether the database is away, full or locked; a statement it finds wrong is our bug."""
-    if isinstance(error, PoolTimeoutError):
+    if not isinstance(error, DBAPIError):
         return True
-    return error.connection_invalidated or type(error).__name__ == "OperationalError"
+    # SQLite calls a misspelt column operational too, and tells it apart by its code only.
+    sqlite_code = getattr(error.orig, "sqlite_errorcode", None)
+    if sqlite_code is not None and sqlite_code & 0xFF == sqlite3.SQLITE_ERROR:
+        return False
+    return error.connection_invalidated or isinstance(error, OperationalError)

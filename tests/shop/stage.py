@@ -110,7 +110,6 @@ class Street:
             ("grpc.ssl_target_name_override", own),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 50),
         ]
         credentials = self.credentials(caller).channel_credentials()

@@ -14,11 +14,13 @@ from hauberk.interceptors.call import current_call
 from hauberk.protos.shop.catalog.v1 import catalog_pb2
 from hauberk.protos.shop.orders.v1 import orders_pb2
 from hauberk.protos.shop.payments.v1 import payments_pb2
+from hauberk.services.catalog.errors import OutOfStock
 from hauberk.services.catalog.servicer import Catalog
 from hauberk.services.orders.store import Line, Order, Placement
 from hauberk.services.payments.errors import PaymentUnknown
 from hauberk.services.payments.servicer import Payments
 from hauberk.services.payments.store import State
+from hauberk.services.refusal import answering
 from tests.shop.said import order_id_of, reason, refused
 from tests.shop.stage import NewShop, Shop
 
@@ -55,6 +57,16 @@ class BrokenCatalog(Catalog):
     ) -> catalog_pb2.Reservation:
         await context.abort(self.code, "secret of the catalog")
         raise AssertionError
+
+
+class ConfusedCatalog(Catalog):
+    """Complains about goods that nobody ordered."""
+
+    async def ReserveStock(
+        self, request: catalog_pb2.ReserveStockRequest, context: Any
+    ) -> catalog_pb2.Reservation:
+        async with answering(context):
+            raise OutOfStock("SECRET-OF-ANOTHER")
 
 
 class TracedCatalog(Catalog):
@@ -200,6 +212,13 @@ async def test_a_callee_that_breaks_is_not_quoted(
     assert "secret" not in str(error)
     assert f"{code.name} : secret of the catalog" in caplog.text
     assert shop.books.order(order_id_of(error)).final
+
+
+async def test_a_callee_is_believed_about_goods_of_the_order_only(shop: Shop) -> None:
+    await shop.start(catalog=ConfusedCatalog(shop.stock, shop.leaving))
+    error = await refused(shop.orders.PlaceOrder(REQUEST, timeout=WITHIN_S))
+    assert reason(error) == "OUT_OF_STOCK"
+    assert "not enough left of one of the products" in (error.details() or "")
 
 
 async def test_an_order_that_a_twin_replica_works_on_is_waited_for(shop: Shop) -> None:

@@ -115,7 +115,7 @@ def test_work_left_behind_is_taken_over_when_its_claim_has_ended(store: OrderSto
 def test_a_record_extends_the_claim(store: OrderStore) -> None:
     order, claim = opened(store)
     store.advance(order, claim, Stage.RESERVED, now=NOW + CLAIM / 2, total=TEN)
-    assert store.open(WANTED, now=NOW + CLAIM)[1] is None
+    assert store.open(WANTED, now=NOW + 1.25 * CLAIM)[1] is None
 
 
 def test_work_given_up_is_free_at_once(store: OrderStore) -> None:
