@@ -160,11 +160,14 @@ class MeshServer(grpc.aio.Server):
 
     async def start(self) -> None:
         """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""
+        if self._stopped:
+            raise RuntimeError("the server has stopped and starts no more: make another")
         if self._server is not None:
             return
-        self._server = guarded_server(self._guard, self._options)
-        self._address = self._bind(self._server)
-        await self._server.start()
+        server = guarded_server(self._guard, self._options)
+        self._address = self._bind(server)
+        self._server = server
+        await server.start()
         if self._announce is not None and self.contracts:
             try:
                 self._announcement = await self._announce(self._address, self.contracts)
@@ -185,23 +188,15 @@ class MeshServer(grpc.aio.Server):
         """Announce draining, take calls until callers know, finish those in flight, leave.
 
         All within `grace` seconds, `drain_seconds` if None; what still runs then is ended with UNAVAILABLE.
-        A second call waits for the first.
+        A second call waits for the first; if that was cancelled, it does what is left to do.
         """
         async with self._ending:
             if self._stopped:
                 return
-            self._stopped = True
-            ends_at = time.monotonic() + (self._drain_seconds if grace is None else grace)
             self._health.close()
-            if self._server is None:
-                return
-            if self._announcement is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
-                        await self._announcement.withdraw()
-            await self._server.stop(max(0.0, ends_at - time.monotonic()))
-            if self._announcement is not None:
-                await self._announcement.end()
+            if self._server is not None:
+                await self._leave(self._server, self._drain_seconds if grace is None else grace)
+            self._stopped = True
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - core's name
         """Wait until the server has stopped, at most `timeout` seconds; whether that was too short."""
@@ -223,6 +218,16 @@ class MeshServer(grpc.aio.Server):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    async def _leave(self, server: grpc.aio.Server, grace: float) -> None:
+        ends_at = time.monotonic() + grace
+        if self._announcement is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._announcement.withdraw()
+        await server.stop(max(0.0, ends_at - time.monotonic()))
+        if self._announcement is not None:
+            await self._announcement.end()
 
     def _bind(self, server: grpc.aio.Server) -> str:
         secure = anonymous_server_credentials if self._anonymous else server_credentials

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -220,6 +220,54 @@ async def test_stopping_twice_waits_for_the_first(town: Town) -> None:
     server = town.server()
     await server.start()
     await asyncio.gather(server.stop(1), server.stop(1))
+
+
+async def test_stopping_once_more_ends_what_a_cancelled_stop_left(town: Town) -> None:
+    class Announced:
+        ended = False
+
+        async def withdraw(self) -> None:
+            withdrawing.set()
+            await asyncio.Event().wait()
+
+        async def end(self) -> None:
+            self.ended = True
+
+    async def announce(address: str, contracts: Sequence[str]) -> Announced:
+        return announced
+
+    announced, withdrawing = Announced(), asyncio.Event()
+    server = town.server(announce=announce)
+    server.add(SERVICE, town.lab.handlers(), {"Echo": policy("Echo")})
+    await server.start()
+    stopping = asyncio.create_task(server.stop(30))
+    await withdrawing.wait()
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await server.stop(0)
+    assert announced.ended
+    error = await refused(town.channel(server.address), within=5)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_stopped_server_starts_no_more(town: Town) -> None:
+    """Nobody would stop it again."""
+    server = town.server()
+    await server.stop()
+    with pytest.raises(RuntimeError, match="has stopped"):
+        await server.start()
+
+
+async def test_a_server_whose_port_was_taken_may_start_later(town: Town) -> None:
+    first = town.server()
+    await first.start()
+    second = town.server(listen=first.address)
+    with pytest.raises(ListenFailed):
+        await second.start()
+    await first.stop(0)
+    await second.start()
+    assert second.address == first.address
 
 
 async def test_serve_ends_when_told(town: Town) -> None:
