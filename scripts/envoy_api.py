@@ -1,7 +1,8 @@
 """Writes the Envoy API files hauberk uses, with all they import, as a FileDescriptorSet.
 
-Runs in a throw-away environment that holds xds-protos: that package overwrites files of opentelemetry-proto and
-googleapis-common-protos, so it may never be installed beside hauberk. Called by scripts/protos.sh --envoy.
+Runs in a throw-away environment that holds xds-protos: that package overwrites files of opentelemetry-proto
+and googleapis-common-protos, so it may never be installed beside hauberk. Called by
+scripts/protos.sh --envoy.
 """
 
 import importlib

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from hauberk.certs.credentials import pinned_channel_credentials
 from hauberk.errors import ListenFailed
@@ -280,74 +280,6 @@ async def test_serve_ends_when_told(town: Town) -> None:
         await serving
 
 
-async def test_a_server_that_refuses_all_says_so(town: Town) -> None:
-    server = town.server()
-    server.add(SERVICE, town.lab.handlers(), {"Echo": policy("Echo")})
-    await server.start()
-    channel = town.channel(server.address)
-    server.refuse_all()
-    assert (await refused(channel)).code() is grpc.StatusCode.UNAVAILABLE
-    server.refuse_all(False)
-    assert await echo(channel) == b"hello"
-    assert town.lab.ran == 1
-
-
-async def test_health_is_told_by_service(town: Town) -> None:
-    server = town.server()
-    server.add(SERVICE, town.lab.handlers(), {"Echo": policy("Echo")})
-    await server.start()
-    stub: Any = health_pb2_grpc.HealthStub(town.channel(server.address))
-    assert (await _check(stub, "")).status == SERVING
-    assert (await _check(stub, SERVICE)).status == SERVING
-    server.set_serving(SERVICE, False)
-    assert (await _check(stub, SERVICE)).status == NOT_SERVING
-    assert (await _check(stub, "")).status == SERVING
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _check(stub, "lab.v1.Unknown")
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    with pytest.raises(KeyError):
-        server.set_serving("lab.v1.Unknown", True)
-
-
-async def test_health_is_watched_until_the_server_leaves(town: Town) -> None:
-    server = town.server()
-    server.add(SERVICE, town.lab.handlers(), {"Echo": policy("Echo")})
-    await server.start()
-    stub: Any = health_pb2_grpc.HealthStub(town.channel(server.address))
-    watch = aiter(stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=20))
-    assert (await anext(watch)).status == SERVING
-    server.set_serving(SERVICE, False)
-    assert (await anext(watch)).status == NOT_SERVING
-    server.set_serving(SERVICE, True)
-    assert (await anext(watch)).status == SERVING
-    began = time.monotonic()
-    await server.stop(10)
-    assert time.monotonic() - began < 5
-    assert [message.status async for message in watch] == [NOT_SERVING]
-
-
-async def test_health_of_an_unknown_service_can_be_watched(town: Town) -> None:
-    server = town.server()
-    await server.start()
-    stub: Any = health_pb2_grpc.HealthStub(town.channel(server.address))
-    watch = stub.Watch(health_pb2.HealthCheckRequest(service="lab.v1.Unknown"), timeout=20)
-    assert (await watch.read()).status == UNKNOWN
-    watch.cancel()
-
-
-async def test_health_lists_every_service(town: Town) -> None:
-    server = town.server()
-    server.add(SERVICE, town.lab.handlers(), {"Echo": policy("Echo")})
-    await server.start()
-    reply = await _call(town.channel(server.address), "/grpc.health.v1.Health/List")
-    listed: Any = health_pb2
-    statuses = listed.HealthListResponse.FromString(reply).statuses
-    assert {name: status.status for name, status in statuses.items() if not name.startswith("grpc.")} == {
-        "": SERVING,
-        SERVICE: SERVING,
-    }
-
-
 class Payments(payments_pb2_grpc.PaymentsServicer):
     """Leaves every method out."""
 
@@ -359,10 +291,6 @@ class Nameless(grpc.GenericRpcHandler):
 
 def _handler() -> Any:
     return grpc.unary_unary_rpc_method_handler(Slow().once)
-
-
-async def _check(stub: Any, service: str) -> Any:
-    return await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
 
 
 async def _call(channel: grpc.aio.Channel, method: str, request: bytes = b"") -> bytes:
