@@ -73,7 +73,8 @@ async def test_health_lists_every_service(town: Town) -> None:
     server = town.server()
     server.add(SERVICE, town.lab.handlers(), {"Echo": policy("Echo")})
     await server.start()
-    reply = await town.channel(server.address).unary_unary("/grpc.health.v1.Health/List")(b"", timeout=5)
+    listing: Any = town.channel(server.address).unary_unary("/grpc.health.v1.Health/List")
+    reply = await listing(b"", timeout=5)
     listed: Any = health_pb2
     statuses = listed.HealthListResponse.FromString(reply).statuses
     assert {name: status.status for name, status in statuses.items() if not name.startswith("grpc.")} == {
