@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from hauberk.certs.credentials import Credentials
-from hauberk.certs.errors import CertsError, SvidExpired
+from hauberk.certs.errors import CertsError, StoreError, SvidExpired
 from hauberk.certs.rotation import RenewalFailed, Rotated, Schedule, keep_fresh
 from hauberk.certs.watch import Watch
 from hauberk.direct import DirectChannel
@@ -54,6 +54,7 @@ class Tenure:
         self._tokens = tokens
         self._now = now
         self._lock = joined.lock
+        self._stored = (joined.credentials, joined.membership)
         self._writing = asyncio.Lock()
         """Held from reading the credentials to replacing them, so that none is lost between."""
         self.control = DirectChannel(
@@ -96,8 +97,8 @@ class Tenure:
             self._notice_revocation(error)
             raise
         async with self._writing:
-            await asyncio.to_thread(self.store.write, credentials)
-            await self._remember(trust)
+            self._remember(trust)
+            await self._save(credentials)
             return credentials
 
     async def _enrol_again(self, expired: SvidExpired) -> None:
@@ -170,6 +171,8 @@ class Tenure:
                 self._notice_revocation(error)
                 if failed.bit_count() == 1:  # 1, 2, 4, 8: often enough to see that it lasts
                     _log.warning("lost the control plane at %s: %s", self.control.target, error.details())
+            except StoreError as error:
+                _log.error("trust is not on disk: %s", error)
             except CertsError as error:
                 _log.error("trust is left as it was: %s", error)
             failed += 1
@@ -177,28 +180,37 @@ class Tenure:
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes
 
     async def _take(self, trust: Trust) -> None:
-        """Trust `trust` from now on: in every check, every handshake, and on disk."""
+        """Trust `trust` from now on: in every check, every handshake, and on disk.
+
+        What cannot be written holds all the same; StoreError then says so.
+        """
         async with self._writing:
             held = self.credentials.value
             if held.svid.spiffe_id.trust_domain not in trust.bundle.anchors:
                 raise CertsError(f"the control plane sent trust without {held.svid.spiffe_id.trust_domain}")
             if held.bundle.fingerprint != trust.bundle.fingerprint:
-                fresh = Credentials(held.svid, trust.bundle)
-                if self._lock is not None:
-                    await asyncio.to_thread(self.store.write, fresh)
-                self.credentials.set(fresh)
+                self.credentials.set(Credentials(held.svid, trust.bundle))
                 _log.info("trust has changed: %d roots", sum(map(len, trust.bundle.anchors.values())))
-            await self._remember(trust)
+            self._remember(trust)
+            await self._save(self.credentials.value)
 
-    async def _remember(self, trust: Trust) -> None:
+    def _remember(self, trust: Trust) -> None:
         if trust != self.trust.value:
             self.trust.set(trust)
-        if trust.revoked != self.membership.revoked:
-            self.membership = replace(self.membership, revoked=trust.revoked)
-            if self._lock is not None:
-                await asyncio.to_thread(self.membership.save, self._settings.state_dir)
+        self.membership = replace(self.membership, revoked=trust.revoked)
         if str(self.credentials.value.svid.spiffe_id) in trust.revoked:
             self._end_revoked()
+
+    async def _save(self, credentials: Credentials) -> None:
+        """Have `credentials` and the membership on disk, if it is us who writes there. Raises StoreError."""
+        if self._lock is None:
+            return
+        membership, stored = self.membership, self._stored
+        if credentials != stored[0]:
+            await asyncio.to_thread(self.store.write, credentials)
+        if membership != stored[1]:
+            await asyncio.to_thread(membership.save, self._settings.state_dir)
+        self._stored = (credentials, membership)
 
     def _notice_revocation(self, error: grpc.aio.AioRpcError) -> None:
         if reason_of(error) == "REVOKED":

@@ -90,8 +90,25 @@ async def test_a_new_root_is_trusted_at_once_and_on_disk(control: Control) -> No
     )
     await eventually(lambda: len(gateway.trust.value.bundle.anchors["shop.test"]) == 2)
     assert gateway.credentials.value.bundle == gateway.trust.value.bundle
-    stored = CredentialStore(gateway.settings.state_dir).load()
-    assert stored == gateway.credentials.value
+    store = CredentialStore(gateway.settings.state_dir)
+    await eventually(lambda: store.load() == gateway.credentials.value, within=2)
+
+
+async def test_trust_that_cannot_be_written_holds_all_the_same_and_is_written_later(control: Control) -> None:
+    gateway = await control.member("gateway")
+    operator = await admin(control)
+    await control.member("catalog", ends=True)
+    in_the_way = gateway.settings.state_dir / ".current.new"
+    in_the_way.mkdir()
+    roll = admin_pb2.RollRootRequest(step=admin_pb2.RollRootRequest.STEP_PREPARE)
+    await operator.RollRoot(roll, timeout=5)
+    await eventually(lambda: len(gateway.trust.value.bundle.anchors["shop.test"]) == 2, within=3)
+    await operator.Revoke(admin_pb2.RevokeRequest(name="catalog", reason="test"), timeout=5)
+    await eventually(lambda: "spiffe://shop.test/catalog" in gateway.trust.value.revoked, within=3)
+    in_the_way.rmdir()
+    store = CredentialStore(gateway.settings.state_dir)
+    await eventually(lambda: store.load() == gateway.credentials.value)
+    assert gateway.credentials.value.bundle == gateway.trust.value.bundle
 
 
 async def test_a_caller_that_is_revoked_is_refused_on_its_living_connection(control: Control) -> None:
