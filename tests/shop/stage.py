@@ -143,12 +143,18 @@ class Shop:
         self.leaving = asyncio.Event()
         self.errands = Errands()
 
-    async def start(self, **servicers: object) -> None:
-        """Open the shop; a servicer given by its workload's name stands in for the usual one."""
-        await self.street.serve("catalog", servicers.get("catalog") or self.new_catalog())
-        await self.street.serve("payments", servicers.get("payments") or self.new_payments())
+    async def start(
+        self,
+        *,
+        catalog: Catalog | None = None,
+        payments: Payments | None = None,
+        orders: type[Orders] = Orders,
+    ) -> None:
+        """Open the shop; what is given stands in for the usual servicer."""
+        await self.street.serve("catalog", catalog or self.new_catalog())
+        await self.street.serve("payments", payments or self.new_payments())
         await self.street.open.enter_async_context(self.errands)
-        await self.street.serve("orders", servicers.get("orders") or self.new_orders())
+        await self.street.serve("orders", self.new_orders(orders))
 
     @cached_property
     def gateway(self) -> grpc.aio.Channel:
@@ -175,8 +181,8 @@ class Shop:
     def new_payments(self) -> Payments:
         return Payments(self.till)
 
-    def new_orders(self) -> Orders:
-        return Orders(self.books, Callees(self.street.channel("orders")), self.errands, self.leaving)
+    def new_orders(self, made_as: type[Orders] = Orders) -> Orders:
+        return made_as(self.books, Callees(self.street.channel("orders")), self.errands, self.leaving)
 
     def as_replica(self, number: int) -> "OrdersAsyncStub":
         """The gateway's stub for one replica of the orders."""

@@ -5,13 +5,16 @@
 import asyncio
 import json
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
 
 from hauberk.protos.shop.catalog.v1 import catalog_pb2
+from hauberk.protos.shop.orders.v1 import orders_pb2
 from hauberk.protos.shop.payments.v1 import payments_pb2
 from hauberk.services.catalog.servicer import Catalog
+from hauberk.services.orders.servicer import Orders
 from hauberk.services.payments.servicer import Payments
 from hauberk.services.shopper import opening
 from hauberk.services.shopper.errors import ShopAmiss
@@ -57,6 +60,23 @@ class Flatterer(Payments):
         answer.agrees = True
         answer.ours.state = payments_pb2.PAYMENT_STATE_AUTHORISED
         return answer
+
+
+class Amnesiac(Orders):
+    """Takes each repetition for a new order."""
+
+    async def PlaceOrder(self, request: orders_pb2.PlaceOrderRequest, context: Any) -> orders_pb2.Order:
+        request.idempotency_key = uuid4().hex
+        return await super().PlaceOrder(request, context)
+
+
+class Miscounting(Catalog):
+    """Shows one more than there is to those who ask for a single product."""
+
+    async def GetProduct(self, request: catalog_pb2.GetProductRequest, context: Any) -> catalog_pb2.Product:
+        product = await super().GetProduct(request, context)
+        product.stock += 1
+        return product
 
 
 class Generous(Payments):
@@ -112,6 +132,18 @@ async def test_a_visit_notices_money_that_was_not_taken(shop: Shop) -> None:
 async def test_a_visit_notices_sums_that_differ_though_the_books_agree(shop: Shop) -> None:
     await shop.start(payments=Flatterer(shop.till))
     with pytest.raises(ShopAmiss, match="and 0 were taken"):
+        await Visit(shop.gateway, lambda _: None).buy(3)
+
+
+async def test_a_visit_notices_an_order_that_is_placed_twice(shop: Shop) -> None:
+    await shop.start(orders=Amnesiac)
+    with pytest.raises(ShopAmiss, match="repeated with the same key"):
+        await Visit(shop.gateway, lambda _: None).buy(3)
+
+
+async def test_a_visit_notices_a_catalog_that_miscounts(shop: Shop) -> None:
+    await shop.start(catalog=Miscounting(shop.stock, shop.leaving))
+    with pytest.raises(ShopAmiss, match="should be left, and"):
         await Visit(shop.gateway, lambda _: None).buy(3)
 
 
