@@ -127,10 +127,10 @@ class LocalMesh:
         return rows
 
     async def all_serve(self) -> list[Row]:
-        """Wait until every process runs and every workload that serves anything is offered to callers."""
+        """Wait until every process that was not given up runs, and is offered to callers if it serves."""
         while True:
             rows = await self.rows()
-            if all(row.serves for row in rows):
+            if all(row.serves or row.status == Condition.GIVEN_UP for row in rows):
                 return rows
             await asyncio.sleep(_POLL_S)
 

@@ -105,7 +105,7 @@ class _Run:
     async def _with_control(
         self, local: LocalMesh, supervisor: Supervisor, group: int, tasks: asyncio.TaskGroup
     ) -> list[str]:
-        await self._unless_ended(local.answers(), supervisor)
+        await self._unless_ended(local.answers(), local, supervisor)
         async with local.joined():
             for child in local.workloads.values():
                 tasks.create_task(supervisor.keep(child))
@@ -116,27 +116,32 @@ class _Run:
                 await local.stop()
 
     async def _serving(self, local: LocalMesh, supervisor: Supervisor, group: int) -> list[str]:
-        rows = await self._unless_ended(self._all_serve(local), supervisor)
+        rows = await self._unless_ended(self._all_serve(local), local, supervisor)
         if rows is None:
             return [f"not all serve after {READY_S:g} s"]
         self._show(rows)
         if not self._once:
             if self._as_json:
                 print_json(self._answer)
-            await self._until_told(local, supervisor)
+            await self._until_over(local, supervisor)
         elif self._mesh.once:
-            return await self._unless_ended(self._drive(local, self._mesh.once, group), supervisor)
+            return await self._unless_ended(self._drive(local, self._mesh.once, group), local, supervisor)
         return []
 
-    async def _until_told(self, local: LocalMesh, supervisor: Supervisor) -> None:
-        """Keep the mesh up, even without a workload that was given up; not without its control plane."""
-        workloads = local.workloads.values()
-        while not local.control.is_given_up and not (workloads and all(one.is_given_up for one in workloads)):
+    async def _until_over(self, local: LocalMesh, supervisor: Supervisor) -> None:
+        """Wait for a signal, or until what was given up leaves nothing to go on for."""
+        while not self._told_to_stop.is_set() and not self._is_lost(local, supervisor):
+            if supervisor.failed.is_set():
+                supervisor.failed.clear()
+                _say("the mesh runs on without it; to try again: Ctrl-C, hauberk up")
             await first_of(self._told_to_stop.wait(), supervisor.failed.wait())
-            if self._told_to_stop.is_set():
-                return
-            supervisor.failed.clear()
-            _say("the mesh runs on without it; to try again: Ctrl-C, hauberk up")
+
+    def _is_lost(self, local: LocalMesh, supervisor: Supervisor) -> bool:
+        """A mesh is not without its control plane, or without every workload; --once can miss nobody."""
+        if self._once:
+            return bool(supervisor.given_up)
+        workloads = local.workloads.values()
+        return local.control.is_given_up or (bool(workloads) and all(one.is_given_up for one in workloads))
 
     async def _all_serve(self, local: LocalMesh) -> list[Row] | None:
         while True:
@@ -196,7 +201,9 @@ class _Run:
         if not self._as_json:
             heads = ("WORKLOAD", "IDENTITY", "ADDRESS", "STATUS", "PID", "SVID UNTIL")
             cells = [(r.name, r.identity, r.address, r.status, str(r.pid or ""), r.expires) for r in rows]
-            click.echo(f"\n{table(heads, cells)}\n\nall serve after {took:.1f} s")
+            missing = [row.name for row in rows if not row.serves]
+            who = f"all but {', '.join(missing)}" if missing else "all"
+            click.echo(f"\n{table(heads, cells)}\n\n{who} serve after {took:.1f} s")
             if not self._once:
                 click.echo("Ctrl-C stops them; look around: hauberk ps, hauberk policy show, hauberk doctor")
 
@@ -219,14 +226,16 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, stop)
 
-    async def _unless_ended(self, work: Coroutine[Any, Any, T], supervisor: Supervisor) -> T:
-        """What `work` returns; _Ended if a signal comes first, or a child is given up."""
+    async def _unless_ended(
+        self, work: Coroutine[Any, Any, T], local: LocalMesh, supervisor: Supervisor
+    ) -> T:
+        """What `work` returns; _Ended if a signal comes first, or the mesh is lost."""
         result: list[T] = []
 
         async def working() -> None:
             result.append(await work)
 
-        await first_of(working(), self._told_to_stop.wait(), supervisor.failed.wait())
+        await first_of(working(), self._until_over(local, supervisor))
         if not result:
             raise _Ended
         return result[0]

@@ -160,6 +160,25 @@ def test_a_workload_that_was_revoked_does_not_take_the_others_with_it(folder: Pa
     assert "hauberk: payments-1 was given up" in (folder / "up.log").read_text()
 
 
+def test_a_workload_given_up_at_the_start_is_in_the_table_and_the_others_run(tmp_path: Path) -> None:
+    idle = IDLE[IDLE.index("[workloads") :]
+    (tmp_path / "mesh.toml").write_text(f'{DIES}serves = ["dies.v1.Dies"]\n{idle}')
+    with (tmp_path / "up.log").open("w") as log:
+        up = subprocess.Popen(
+            [*COMMAND, "up"], cwd=tmp_path, env=clean_environment(), stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        until(lambda: "all but dies-1 serve after" in (tmp_path / "up.log").read_text())
+        told = (tmp_path / "up.log").read_text()
+        assert "the mesh runs on without it" in told
+        assert re.search(r"dies-1 +spiffe://dies.test/dies +- +given up", told)
+        assert re.search(r"idle-1 +spiffe://dies.test/idle +- +serving +\d+", told)
+    finally:
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 1
+    assert (tmp_path / "up.log").read_text().rstrip().endswith("hauberk: dies-1 was given up")
+
+
 def test_a_control_plane_that_cannot_start_ends_up_loudly(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f'[control]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n'
