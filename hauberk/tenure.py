@@ -238,12 +238,10 @@ def _tell(event: Rotated | RenewalFailed) -> None:
         case Rotated(svid=svid):
             _log.info("svid renewed, good until %s", svid.expires_at.isoformat())
         case RenewalFailed(error=error, retry_in=pause, left=left):
-            said = (
-                error.details() if isinstance(error, grpc.aio.AioRpcError) else error or type(error).__name__
-            )
+            said = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
             _log.warning(
                 "renewal failed, %.0f s are left, next try in %.1f s: %s",
                 left.total_seconds(),
                 pause.total_seconds(),
-                said,
+                said or type(error).__name__,
             )

@@ -10,11 +10,13 @@ from typing import Any
 import grpc
 import pytest
 
+from hauberk.certs.rotation import RenewalFailed
 from hauberk.certs.store import CredentialStore
 from hauberk.errors import MembershipEnded
 from hauberk.hints import reason_of
 from hauberk.mesh import join
 from hauberk.protos.hauberk.control.v1 import admin_pb2
+from hauberk.tenure import _tell
 from tests.face.control import Control, admin, eventually, get_product
 
 SHORT = timedelta(seconds=10)
@@ -183,6 +185,11 @@ async def test_who_has_expired_and_cannot_renew_stops_serving_and_says_so(
         ):
             await serve()
     assert "all calls are refused from now on" in caplog.text
+
+
+def test_a_renewal_that_fails_without_a_word_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    _tell(RenewalFailed(error=TimeoutError(), retry_in=timedelta(seconds=1), left=timedelta(seconds=9)))
+    assert caplog.messages == ["renewal failed, 9 s are left, next try in 1.0 s: TimeoutError"]
 
 
 async def test_who_has_expired_enrols_again_with_a_token_at_hand(
