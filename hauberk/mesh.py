@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 from collections.abc import Coroutine, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -181,7 +181,8 @@ class Mesh:
             )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._tasks.create_task(work)
+        """Run `work` for as long as we are a member, and for none of the calls this may be done in."""
+        task = self._tasks.create_task(work, context=Context())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -235,7 +236,12 @@ class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
         else:
             settings = replace(self._settings, **self._overrides)
         if _CIPHERS not in os.environ:
-            _log.warning("%s is not set: servers of this process negotiate TLS 1.2, then refuse it", _CIPHERS)
+            _log.warning(
+                "%s is not set: servers of this process negotiate TLS 1.2, then refuse it; start it with "
+                "%s=ECDHE-RSA-AES256-GCM-SHA384, as `hauberk up` does",
+                _CIPHERS,
+                _CIPHERS,
+            )
         tokens = JoinTokens(settings.join_token_fd, settings.join_token_file)
         await tokens.read()
         joined = await become_member(settings, tokens, self._clock)

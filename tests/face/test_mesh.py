@@ -1,5 +1,7 @@
 """What a member has: channels to the mesh, and hints where core says too little."""
 
+import asyncio
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,15 @@ import grpc
 import pytest
 
 from hauberk.errors import JoinedBeforeFork
-from hauberk.mesh import join
+from hauberk.interceptors.call import Call, enter_call
+from hauberk.interceptors.deadline import Deadline
+from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.tracing import TraceContext
+from hauberk.mesh import Mesh, join
+from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.resuming import resume
-from tests.face.control import Catalog, Control, eventually, get_product
+from tests.face.control import Catalog, Control, admin, eventually, get_product
 
 CHECK = "/grpc.health.v1.Health/Check"
 
@@ -118,6 +125,31 @@ async def test_a_mesh_joined_before_a_fork_says_so_in_the_child(control: Control
         with pytest.raises(JoinedBeforeFork, match=f"forked from {parent + 1}.*post-fork hook"):
             use()
     gateway._pid = parent
+
+
+async def test_a_mesh_joined_in_a_call_is_not_bound_to_it(control: Control) -> None:
+    """A service may join another mesh when it is first asked for something."""
+
+    async def serve() -> Mesh:
+        served = Call(
+            method="/x/Y",
+            policy=Policy(method="/x/Y"),
+            metadata=(),
+            trace=TraceContext.new(),
+            started=time.monotonic(),
+            time_left_s=None,
+            auth_context={},
+            address="ipv4:127.0.0.1:1",
+        )
+        served.deadline = Deadline(time.monotonic() - 1, "caller")
+        enter_call(served)
+        return await control.member("gateway")
+
+    gateway = await asyncio.create_task(serve())
+    operator = await admin(control)
+    await control.member("catalog", ends=True)
+    await operator.Revoke(admin_pb2.RevokeRequest(name="catalog", reason="test"), timeout=5)
+    await eventually(lambda: gateway.trust.value.revoked, within=2)
 
 
 async def call(channel: grpc.aio.Channel, method: str) -> bytes:
