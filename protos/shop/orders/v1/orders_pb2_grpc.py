@@ -57,7 +57,8 @@ class OrdersServicer:
     def PlaceOrder(self, request, context):
         """Reserves the goods, charges the customer, records the order. Repeated with the same idempotency key: the same
         order, placed once. FAILED_PRECONDITION: out of stock or payment declined; nothing is kept or taken.
-        ALREADY_EXISTS: the key belongs to a different order.
+        ALREADY_EXISTS: the key belongs to a different order. ABORTED: time ran out or a callee was away, and nothing is kept
+        or taken; a new key may fare better. UNAVAILABLE: not settled yet; the same key again finishes or undoes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

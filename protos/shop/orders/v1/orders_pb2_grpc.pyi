@@ -34,7 +34,8 @@ class OrdersStub:
     PlaceOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.PlaceOrderRequest, _orders_pb2.Order]
     """Reserves the goods, charges the customer, records the order. Repeated with the same idempotency key: the same
     order, placed once. FAILED_PRECONDITION: out of stock or payment declined; nothing is kept or taken.
-    ALREADY_EXISTS: the key belongs to a different order.
+    ALREADY_EXISTS: the key belongs to a different order. ABORTED: time ran out or a callee was away, and nothing is kept
+    or taken; a new key may fare better. UNAVAILABLE: not settled yet; the same key again finishes or undoes it.
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.Order]
     WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.Order]
@@ -46,7 +47,8 @@ class OrdersAsyncStub(OrdersStub):
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PlaceOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
     """Reserves the goods, charges the customer, records the order. Repeated with the same idempotency key: the same
     order, placed once. FAILED_PRECONDITION: out of stock or payment declined; nothing is kept or taken.
-    ALREADY_EXISTS: the key belongs to a different order.
+    ALREADY_EXISTS: the key belongs to a different order. ABORTED: time ran out or a callee was away, and nothing is kept
+    or taken; a new key may fare better. UNAVAILABLE: not settled yet; the same key again finishes or undoes it.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
     WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
@@ -61,7 +63,8 @@ class OrdersServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.Order, _abc.Awaitable[_orders_pb2.Order]]:
         """Reserves the goods, charges the customer, records the order. Repeated with the same idempotency key: the same
         order, placed once. FAILED_PRECONDITION: out of stock or payment declined; nothing is kept or taken.
-        ALREADY_EXISTS: the key belongs to a different order.
+        ALREADY_EXISTS: the key belongs to a different order. ABORTED: time ran out or a callee was away, and nothing is kept
+        or taken; a new key may fare better. UNAVAILABLE: not settled yet; the same key again finishes or undoes it.
         """
 
     @_abc_1.abstractmethod

@@ -80,7 +80,8 @@ class PaymentsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Refund(self, request, context):
-        """Gives back what was set aside or taken. Repeated: no change. NOT_FOUND: no such payment.
+        """Gives back what was set aside or taken. Repeated: no change. NOT_FOUND: no such payment, and from now on none can be
+        made under this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

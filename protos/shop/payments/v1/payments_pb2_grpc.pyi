@@ -38,7 +38,9 @@ class PaymentsStub:
     Capture: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CaptureRequest, _payments_pb2.Payment]
     """Takes the amount set aside. FAILED_PRECONDITION: not authorised, or given back."""
     Refund: _grpc.UnaryUnaryMultiCallable[_payments_pb2.RefundRequest, _payments_pb2.Payment]
-    """Gives back what was set aside or taken. Repeated: no change. NOT_FOUND: no such payment."""
+    """Gives back what was set aside or taken. Repeated: no change. NOT_FOUND: no such payment, and from now on none can be
+    made under this id.
+    """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.Payment]
     Reconcile: _grpc.StreamStreamMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]
     """For each payment the caller believes in, one answer in the same order: whether both books agree."""
@@ -53,7 +55,9 @@ class PaymentsAsyncStub(PaymentsStub):
     Capture: _aio.UnaryUnaryMultiCallable[_payments_pb2.CaptureRequest, _payments_pb2.Payment]  # type: ignore[assignment]
     """Takes the amount set aside. FAILED_PRECONDITION: not authorised, or given back."""
     Refund: _aio.UnaryUnaryMultiCallable[_payments_pb2.RefundRequest, _payments_pb2.Payment]  # type: ignore[assignment]
-    """Gives back what was set aside or taken. Repeated: no change. NOT_FOUND: no such payment."""
+    """Gives back what was set aside or taken. Repeated: no change. NOT_FOUND: no such payment, and from now on none can be
+    made under this id.
+    """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.Payment]  # type: ignore[assignment]
     Reconcile: _aio.StreamStreamMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]  # type: ignore[assignment]
     """For each payment the caller believes in, one answer in the same order: whether both books agree."""
@@ -83,7 +87,9 @@ class PaymentsServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.RefundRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.Payment, _abc.Awaitable[_payments_pb2.Payment]]:
-        """Gives back what was set aside or taken. Repeated: no change. NOT_FOUND: no such payment."""
+        """Gives back what was set aside or taken. Repeated: no change. NOT_FOUND: no such payment, and from now on none can be
+        made under this id.
+        """
 
     @_abc_1.abstractmethod
     def GetPayment(
