@@ -33,9 +33,9 @@ class Membership:
         try:
             kept = json.loads(files.read(path))
             return cls(
-                control_targets=tuple(str(target) for target in kept["control_targets"]),
+                control_targets=_texts(kept["control_targets"], at_least=1),
                 control_id=SpiffeId.parse(kept["control_id"]),
-                revoked=frozenset(str(name) for name in kept["revoked"]),
+                revoked=frozenset(_texts(kept["revoked"])),
             )
         except (ValueError, KeyError, TypeError, AttributeError, IdentityError) as error:
             raise StoreError(f"{path} is damaged: remove it and enrol again") from error
@@ -56,3 +56,9 @@ class Membership:
         if len(hosts) > 1 and all(host.replace(".", "").isdecimal() for host in hosts):
             return f"ipv4:{','.join(self.control_targets)}"
         return self.control_targets[0]
+
+
+def _texts(kept: object, *, at_least: int = 0) -> tuple[str, ...]:
+    if not isinstance(kept, list) or len(kept) < at_least or not all(isinstance(text, str) for text in kept):
+        raise ValueError("not a list of texts")
+    return tuple(kept)
