@@ -8,7 +8,11 @@ Refused
 ├── NotBound            PERMISSION_DENIED    a contract its announcer may not serve
 ├── BoundElsewhere      FAILED_PRECONDITION  a contract that another name serves
 ├── AddressTaken        FAILED_PRECONDITION  an address that a living replica has
+├── ReplicaTaken        FAILED_PRECONDITION  a replica that is alive at another address
+├── TooManyVersions     FAILED_PRECONDITION  more versions of one contract than anybody rolls out
 ├── NotYet              FAILED_PRECONDITION  a step whose time has not come; says which has
+├── NotPublished        UNAVAILABLE          callers were not told in time
+├── AuthorityUnavailable  UNAVAILABLE        the CA cannot sign
 └── StoreUnavailable    UNAVAILABLE
 """
 
@@ -64,7 +68,7 @@ class NameRevoked(Refused):
     @classmethod
     def at(cls, spiffe_id: SpiffeId, revoked_at: datetime) -> "NameRevoked":
         return cls(
-            f"{spiffe_id} was revoked at {revoked_at:%Y-%m-%dT%H:%M:%SZ}",
+            f"{spiffe_id} was revoked at {revoked_at:%Y-%m-%dT%H:%M:%SZ}, for good: use another name",
             metadata={"spiffe_id": str(spiffe_id)},
         )
 
@@ -87,6 +91,11 @@ class AddressTaken(Refused):
 class ReplicaTaken(Refused):
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "REPLICA_TAKEN"
+
+
+class TooManyVersions(Refused):
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "TOO_MANY_VERSIONS"
 
 
 class NotYet(Refused):

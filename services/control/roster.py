@@ -14,12 +14,20 @@ from typing import Literal
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.services.control.contracts import Announced
-from hauberk.services.control.errors import AddressTaken, NameRevoked, NotBound, ReplicaTaken
+from hauberk.services.control.errors import (
+    AddressTaken,
+    NameRevoked,
+    NotBound,
+    ReplicaTaken,
+    TooManyVersions,
+)
 from hauberk.services.control.publish import Clock, Publisher, Timer
 from hauberk.services.control.snapshot import Contract, Replica, Status, Workload
 
 RESTORED_GRACE_S = 10.0
 """How long replicas known from before a restart of ours may take to announce themselves again."""
+MAX_VERSIONS = 20
+"""Of one contract alive at once: each is kept whole, and a rollout needs two or three."""
 GATHERED_S = 0.02
 """Changes are gathered for so long before they are handed on: a thousand replicas that start at once are not
 put in order a thousand times.
@@ -122,18 +130,20 @@ class Roster:
         for service in services:
             if self._bindings.get(service) != spiffe_id:
                 raise NotBound(
-                    f"{spiffe_id} announced {service:.99}, which it may not serve: "
-                    f"hauberk invite {spiffe_id.name} --serves {service:.99}",
+                    f"{spiffe_id} announced {service:.99}, which it may not serve: name it under serves in "
+                    f"mesh.toml, or hauberk invite {spiffe_id.name} --serves {service:.99}",
                     metadata={"contract": service, "spiffe_id": str(spiffe_id)},
                 )
 
     def take(self, replica: Replica, contracts: tuple[Announced, ...]) -> Lease:
         """List the replica, in place of what it announced before; an older stream of it is ended.
 
-        Raises NameRevoked, NotBound, AddressTaken if another living replica has its address, or ReplicaTaken
-        if it is alive at another address itself: two processes of one name would oust each other for ever.
+        Raises NameRevoked, NotBound, TooManyVersions, AddressTaken if another living replica has its address,
+        or ReplicaTaken if it is alive at another address itself: two processes of one name would oust each
+        other for ever.
         """
         self.check_bound(replica.spiffe_id, replica.contracts)
+        self._check_versions(replica.spiffe_id, contracts)
         key = replica.spiffe_id, replica.replica
         before = self._listed.get(key)
         if before is not None and before.lease is not None and before.replica.address != replica.address:
@@ -210,6 +220,14 @@ class Roster:
         for key, listing in list(self._listed.items()):
             if any(self._bindings.get(service) != key[0] for service in listing.replica.contracts):
                 self._drop(key, "unbound")
+
+    def _check_versions(self, spiffe_id: SpiffeId, contracts: Iterable[Announced]) -> None:
+        for contract in (announced.contract for announced in contracts):
+            alive = self._versions.get((spiffe_id, contract.service), {})
+            if contract.version not in alive and len(alive) >= MAX_VERSIONS:
+                raise TooManyVersions(
+                    f"{len(alive)} versions of {contract.service} are alive: end replicas of older ones first"
+                )
 
     def _free_address(self, key: Key, address: str) -> None:
         for other, listing in list(self._listed.items()):

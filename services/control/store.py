@@ -1,7 +1,8 @@
 """What the control plane must not forget: invitations, bindings, revocations, certificates issued.
 
 Every method blocks on the database: call it through `errors.ask`. What two callers could race for is decided
-in one transaction by one conditional statement. Announcements are kept by announced.py, in the same database.
+in one transaction by one conditional statement. Announcements are kept by roster_store.py, in the same
+database.
 """
 
 from collections.abc import Iterable, Mapping
@@ -216,8 +217,8 @@ def _bind(connection: Connection, spiffe_id: SpiffeId, serves: Iterable[str]) ->
     for contract in sorted(wanted & owners.keys()):
         if owners[contract] != name:
             raise BoundElsewhere(
-                f"contract {contract} is bound to {owners[contract]}: first invite that name without it, "
-                f"which frees it",
+                f"contract {contract} is bound to {owners[contract]}; to free it: hauberk invite "
+                f"{SpiffeId.parse(owners[contract]).name}, with --serves for each contract it is to keep",
                 metadata={"contract": contract, "bound_to": owners[contract]},
             )
     connection.execute(delete(bindings).where(bindings.c.contract.in_(owners.keys() - wanted)))

@@ -85,7 +85,7 @@ async def test_a_contract_moves_once_its_name_was_invited_without_it(
     await operator.admin.Invite(invitation("catalog", CATALOG, PAYMENTS))
     code, reason, message = await refusal(operator.admin.Invite(invitation("payments", PAYMENTS)))
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CONTRACT_BOUND_ELSEWHERE")
-    assert f"{PAYMENTS} is bound to {spiffe('catalog')}" in message
+    assert f"{PAYMENTS} is bound to {spiffe('catalog')}; to free it: hauberk invite catalog, with" in message
     await operator.admin.Invite(invitation("catalog", CATALOG))
     await operator.admin.Invite(invitation("payments", PAYMENTS))
     assert mesh.plane.roster.bindings[PAYMENTS] == spiffe("payments")

@@ -7,9 +7,15 @@ import pytest
 
 from hauberk.interceptors.policy import Policy, callers
 from hauberk.services.control.contracts import Announced
-from hauberk.services.control.errors import AddressTaken, NameRevoked, NotBound, ReplicaTaken
+from hauberk.services.control.errors import (
+    AddressTaken,
+    NameRevoked,
+    NotBound,
+    ReplicaTaken,
+    TooManyVersions,
+)
 from hauberk.services.control.publish import Publisher
-from hauberk.services.control.roster import RESTORED_GRACE_S, Lease, Roster, State
+from hauberk.services.control.roster import MAX_VERSIONS, RESTORED_GRACE_S, Lease, Roster, State
 from hauberk.services.control.snapshot import Contract, Replica, Snapshot, Status
 from tests.control.core_mesh import TRUST_DOMAIN, spiffe
 from tests.control.test_xds_publish import FakeClock
@@ -172,6 +178,17 @@ def test_a_version_that_nobody_enforces_is_forgotten(stage: Stage) -> None:
     stage.take("1", version="v1")
     stage.take("1", version="v2")
     assert [each.contract.version for _, each in stage.roster.contracts()] == ["v2"]
+
+
+def test_versions_alive_are_bounded_and_one_that_ends_makes_room(stage: Stage) -> None:
+    leases = [stage.take(f"{n}", version=f"v{n}", port=4000 + n) for n in range(1, MAX_VERSIONS + 1)]
+    with pytest.raises(TooManyVersions, match=r"20 versions of p\.S are alive"):
+        stage.take("new", version="new", port=5000)
+    stage.take("more", version="v1", port=5001)
+    stage.roster.leave(leases[1])
+    stage.clock.advance(3000)
+    stage.take("new", version="new", port=5000)
+    assert "orders#new" in stage.listed()
 
 
 def test_the_last_version_stays_for_its_route(stage: Stage) -> None:
