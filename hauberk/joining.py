@@ -81,7 +81,10 @@ async def enrol_and_store(
     admission = await enrol(settings.enrolment, token, roots=roots, now=now)
     named = admission.credentials.svid.spiffe_id
     if named.name != settings.name:
-        raise JoinFailed(f"the join token is for {named.name}, and HAUBERK_NAME is {settings.name}")
+        raise JoinFailed(
+            f"the join token is for {named.name}, and HAUBERK_NAME is {settings.name}; it is spent now, make "
+            f"another with `hauberk invite {settings.name}`"
+        )
     await asyncio.to_thread(store.write, admission.credentials)
     await asyncio.to_thread(admission.membership.save, settings.state_dir)
     _log.info("enrolled as %s", named)
@@ -97,8 +100,10 @@ async def _enrol(
 ) -> tuple[Credentials, Membership]:
     token = tokens.next()
     if token is None:
+        file = settings.join_token_file
+        gone = f" (HAUBERK_JOIN_TOKEN_FILE: {file} is not there)" if file and not file.exists() else ""
         raise JoinFailed(
-            f"cannot join as {settings.name}: {found}, and no join token was given; make one with "
+            f"cannot join as {settings.name}: {found}, and no join token was given{gone}; make one with "
             f"`hauberk invite {settings.name}` and name its file in HAUBERK_JOIN_TOKEN_FILE"
         )
     give_up_at = time.monotonic() + REACH_S

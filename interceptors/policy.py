@@ -148,7 +148,10 @@ def _policy(service: str, declared: ServiceDescriptorProto, method: MethodDescri
     if demands is None:
         demands, origin = _extension(declared.options, policy_pb2.defaults, name), "service"
     if demands is None:
-        raise PolicyError(f"method has no policy: {name}")
+        raise PolicyError(
+            f"method has no policy: {name}; write option (hauberk.policy.v1.policy) on it, or "
+            "(hauberk.policy.v1.defaults) on its service"
+        )
     unknown = sorted(_unknown_fields(demands))
     if unknown:
         raise PolicyError(f"policy of {name} has a field this build does not know: number {unknown[0]}")

@@ -27,6 +27,8 @@ def command(state: State, as_json: bool) -> None:
     if as_json:
         print_json([_json(client) for client in clients])
         return
+    if not clients:
+        click.echo("no xDS client is connected: a workload connects when it first calls another", err=True)
     click.echo(table(_HEADS, [row for client in clients for row in _rows(client)]))
     for client in clients:
         for kind in client.types:

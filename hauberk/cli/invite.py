@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import click
 
+from hauberk.cli import CIPHER_VARIABLE, TLS_1_3_ONLY
 from hauberk.cli.dial import control_plane, invited
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.mesh_file import seconds
@@ -21,7 +22,8 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2
     "--serves",
     multiple=True,
     metavar="SERVICE",
-    help="A contract it may serve, by its full name; may be given again. Replaces what it was bound to.",
+    help="A contract it may serve, by its full name; may be given again. Replaces all it was bound to: "
+    "without --serves and --keep it may serve nothing.",
 )
 @click.option("--keep", is_flag=True, help="Leave the contracts it may serve as they are.")
 @click.option("--ttl", default="10m", show_default=True, help="How long the token may wait to be used.")
@@ -30,7 +32,8 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2
 def command(name: str, serves: tuple[str, ...], keep: bool, ttl: str, state: State, as_json: bool) -> None:
     """Print a join token for the workload NAME ("orders", "prod/orders").
 
-    It works once. Hand it over by HAUBERK_JOIN_TOKEN_FILE or HAUBERK_JOIN_TOKEN_FD.
+    It works once. Hand it over by HAUBERK_JOIN_TOKEN_FILE or HAUBERK_JOIN_TOKEN_FD; the rest of what a
+    process needs to join is printed to stderr.
     """
     life = seconds(ttl)
     if life is None:
@@ -50,7 +53,14 @@ def command(name: str, serves: tuple[str, ...], keep: bool, ttl: str, state: Sta
         )
         return
     click.echo(invitation.join_token)
-    click.echo(f"for {invitation.spiffe_id}, once, until {instant(invitation.expires_at)}", err=True)
+    may = "what it did" if keep else ", ".join(serves) or "nothing"
+    click.echo(
+        f"for {invitation.spiffe_id}, once, until {instant(invitation.expires_at)}; it may serve: {may}\n"
+        f"its process needs: HAUBERK_NAME={name} HAUBERK_STATE_DIR=<a folder of its own> "
+        f"HAUBERK_JOIN_TOKEN_FILE=<the token's file> HAUBERK_ENROLMENT={state.running().enrolment} "
+        f"HAUBERK_ROOTS={state.roots} {CIPHER_VARIABLE}={TLS_1_3_ONLY}",
+        err=True,
+    )
 
 
 async def _ask(state: State, request: admin_pb2.InviteRequest) -> admin_pb2.InviteResponse:

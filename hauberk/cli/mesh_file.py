@@ -88,12 +88,18 @@ def read(path: Path) -> MeshFile:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise MeshFileError(
-            f"no mesh file: {path}", "run this in the folder of your mesh.toml, or name it: --mesh FILE"
-        ) from None
+        raise missing(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise MeshFileError(f"{path}: cannot be read: {error}", "check its mode; it must be utf-8") from None
     return parse(text, path.name)
+
+
+def missing(path: Path) -> MeshFileError:
+    """What to say where there is no mesh file."""
+    return MeshFileError(
+        f"no mesh file: {path}",
+        "run this in the folder of your mesh.toml, or name it: --mesh FILE, with up: hauberk up FILE",
+    )
 
 
 def parse(text: str, file: str = "mesh.toml") -> MeshFile:
@@ -109,7 +115,7 @@ def parse(text: str, file: str = "mesh.toml") -> MeshFile:
         what, _, where = str(error).partition(" - at `$")
         raise MeshFileError(
             f"{file}: {_place(where, tables)}: {what[:1].lower()}{what[1:]}",
-            "give it a value of the kind in the example: hauberk up --help",
+            'text is in quotes, a list in brackets (serves = ["a.v1.B"]), a table is a heading ([control])',
         ) from None
     _Check(file).mesh(mesh)
     return mesh

@@ -19,7 +19,7 @@ import msgspec
 
 from hauberk.certs.files import make_folder
 from hauberk.cli.errors import CommandFailed, NotRunning
-from hauberk.cli.mesh_file import OPERATOR, MeshFile, read
+from hauberk.cli.mesh_file import OPERATOR, MeshFile, missing, read
 
 FOLDER = ".hauberk"
 
@@ -94,9 +94,11 @@ class State:
         return found if is_alive(found.pid) else None
 
     def running(self) -> Addresses:
-        """`addresses`, or NotRunning."""
+        """`addresses`, or NotRunning; MeshFileError if there is no mesh file either."""
         found = self.addresses()
         if found is None:
+            if not self.mesh_file.exists():
+                raise missing(self.mesh_file)
             raise NotRunning(
                 f"no control plane runs for {self.mesh_file}", "start it: hauberk up (in another terminal)"
             )
@@ -117,7 +119,7 @@ class State:
             os.close(descriptor)
             raise CommandFailed(
                 f"another `hauberk up` runs this mesh already: {self.mesh_file}",
-                "stop that one, or look at it: hauberk ps",
+                "stop that one, or look at it: hauberk ps; another mesh needs a folder of its own",
             ) from None
         return descriptor
 

@@ -91,6 +91,15 @@ def test_without_a_running_mesh_a_command_says_how_to_start_one(tmp_path: Path, 
     assert refused.stdout == ""
 
 
+@pytest.mark.parametrize("arguments", NEED_A_MESH, ids=" ".join)
+def test_without_a_mesh_file_a_command_does_not_ask_to_start_one(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    refused = run(tmp_path, *arguments)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"hauberk: no mesh file: {tmp_path}/mesh.toml")
+
+
 def test_without_a_mesh_file_up_says_where_it_looked(tmp_path: Path) -> None:
     refused = run(tmp_path, "up")
     assert refused.returncode == 1

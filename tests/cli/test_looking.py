@@ -157,6 +157,17 @@ def test_invite_prints_a_token_and_for_whom_it_is(shop_folder: Path) -> None:
     assert len(done.stdout.strip()) == 48
     assert done.stdout.startswith("hbk1.")
     assert "for spiffe://shop.test/batch/nightly, once, until " in done.stderr
+    assert "it may serve: nothing" in done.stderr
+
+
+def test_invite_says_what_else_a_process_needs_to_join(shop_folder: Path) -> None:
+    said = hauberk(shop_folder, "invite", "batch/hourly", "--serves", "batch.v1.Hourly").stderr
+    assert "it may serve: batch.v1.Hourly" in said
+    needed = dict(word.split("=", 1) for word in said.split() if "=" in word)
+    assert needed["HAUBERK_NAME"] == "batch/hourly"
+    assert Path(needed["HAUBERK_ROOTS"]).is_file()
+    assert needed["HAUBERK_ENROLMENT"].startswith("127.0.0.1:")
+    assert {"HAUBERK_STATE_DIR", "HAUBERK_JOIN_TOKEN_FILE", "GRPC_SSL_CIPHER_SUITES"} < needed.keys()
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,11 @@ async def test_roots_that_cannot_be_used(
         await _enter(control.join("gateway", roots=file))
 
 
+async def test_a_token_file_that_is_not_there_is_named(control: Control, tmp_path: Path) -> None:
+    with pytest.raises(JoinFailed, match=r"HAUBERK_JOIN_TOKEN_FILE: .*/nowhere is not there"):
+        await _enter(join(control.settings("gateway", join_token_file=tmp_path / "nowhere")))
+
+
 async def test_another_trust_domain_than_expected(control: Control) -> None:
     with pytest.raises(SettingsError, match=r"of shop\.test, but HAUBERK_TRUST_DOMAIN is other\.test"):
         await _enter(control.join("gateway", trust_domain="other.test"))
