@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import grpc
@@ -33,6 +33,9 @@ from hauberk.interceptors.servant import Context, Servant, has_failed
 from hauberk.interceptors.tracing import TraceContext
 
 _log = logging.getLogger(__name__)
+
+CUT_OFF_S = 0.005
+"""How long after the last request core may take to say that there would have been more."""
 
 arrived: contextvars.ContextVar[grpc.HandlerCallDetails] = contextvars.ContextVar("hauberk_arrived")
 """What core told of the call when it asked for the method: in the context, metadata would be parsed once
@@ -121,6 +124,8 @@ class Edge:
             requests = await self._only_message(call, context)
             if call.deadline is not None and call.deadline.left(time.monotonic()) <= 0:
                 raise call.deadline.passed()
+        else:
+            requests = _whole(requests)
         return await self._servant.answer(requests, context)
 
     async def _only_message(self, call: Call, context: Context) -> Any:
@@ -143,6 +148,17 @@ class Edge:
 
 async def _nothing() -> None:
     """There is no write to wait for where core sends the reply."""
+
+
+async def _whole(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    """`requests`, ended only when nothing says that they were cut off.
+
+    Where the caller cancels or its connection is lost, core first ends the requests, as if that were all,
+    and cancels the call a moment later: too late for a method that by then has kept what came.
+    """
+    async for request in requests:
+        yield request
+    await asyncio.sleep(CUT_OFF_S)
 
 
 def _arrival(pipeline: Pipeline, context: Context) -> Call:

@@ -15,7 +15,7 @@ from grpc.aio import AioRpcError
 
 from hauberk.interceptors.policy import DeadlineRule
 from tests.interceptors.raw_http2 import RawConnection, Trailers, message, tls_of
-from tests.interceptors.stage import SERVICE, Shape, Stage, call, echo, info, path, policy
+from tests.interceptors.stage import SERVICE, Shape, Stage, begin, call, echo, info, path, policy
 
 ONE_REQUEST = [Shape.UNARY_UNARY, Shape.UNARY_STREAM]
 ME = "spiffe://mesh.test/gateway"
@@ -265,3 +265,37 @@ async def test_caller_that_does_not_read_gets_its_status_once_it_does(
     assert trailers["grpc-message"] == b"deadline passed: contract max"
     await stage.records()
     assert stage.guard.in_flight.count(ME) == 0
+
+
+@pytest.mark.parametrize("shape", [Shape.STREAM_UNARY, Shape.STREAM_STREAM], ids=lambda one: one.name.lower())
+@pytest.mark.parametrize("how", ["cancelled", "disconnected"])
+async def test_requests_that_were_cut_off_do_not_look_whole(stage: Stage, shape: Shape, how: str) -> None:
+    """Core ends them as if that were all, and cancels the call just after."""
+    came, kept = asyncio.Semaphore(0), []
+
+    async def one(requests: Any, context: Any) -> bytes:
+        items = []
+        async for request in requests:
+            items.append(request)
+            came.release()
+        kept.append(items)
+        return b""
+
+    async def many(requests: Any, context: Any) -> Any:
+        yield await one(requests, context)
+
+    behaviour = many if shape.replies_stream else one
+    await stage.serve({"Echo": (shape, behaviour, policy("Echo", shape, "*"))})
+    for _ in range(3):
+        channel = stage.channel()
+        made = begin(channel, shape, requests=None)
+        await made.write(b"one of two")
+        await came.acquire()
+        if how == "cancelled":
+            made.cancel()
+        else:
+            await channel.close()
+    assert {line["grpc.status"] for line in await stage.records(3)} == {"CANCELLED"}
+    assert kept == []
+    assert await call(stage.channel(), shape, requests=[b"1", b"2"]) == [b""]
+    assert kept == [[b"1", b"2"]]
