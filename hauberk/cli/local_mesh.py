@@ -104,6 +104,15 @@ class LocalMesh:
         async with join(settings) as self._operator:
             yield
 
+    @property
+    def has_left(self) -> bool:
+        """Whether our own membership has ended (the machine slept, perhaps): nobody can be invited now."""
+        return self._operator is not None and self._operator.stopping.is_set()
+
+    async def left(self) -> None:
+        """Wait until `has_left`; for ever before we have joined."""
+        await (self._operator.stopping if self._operator else asyncio.Event()).wait()
+
     async def rows(self) -> list[Row]:
         """Every process and what the control plane knows of it."""
         addresses = self._state.addresses()

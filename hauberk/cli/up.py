@@ -55,12 +55,22 @@ def command(mesh_file: Path, once: bool, as_json: bool) -> None:
             authority.load(state, mesh)
         else:
             authority.create(state, mesh)
-        failures = asyncio.run(_Run(state, mesh, once=once, as_json=as_json).to_its_end())
+        failures = asyncio.run(_run(state, mesh, once=once, as_json=as_json))
     finally:
         state.forget_addresses()
         os.close(claim)
     if failures:
         raise CommandFailed("; ".join(failures))
+
+
+async def _run(state: State, mesh: MeshFile, *, once: bool, as_json: bool) -> list[str]:
+    """One run after another, should our own certificate end in between; what failed in the last."""
+    while True:
+        run = _Run(state, mesh, once=once, as_json=as_json)
+        failures = await run.to_its_end()
+        if not run.again:
+            return failures
+        _say("our own certificate has ended: starting everything again")
 
 
 class _Ended(Exception):
@@ -79,6 +89,8 @@ class _Run:
         self._told_to_stop = asyncio.Event()
         self._hops: list[Hop] = []
         self._answer: dict[str, Any] = {}
+        self.again = False
+        """Whether it ended only because the certificate we invite with did; a new run gets a new one."""
 
     async def to_its_end(self) -> list[str]:
         """Start, serve, stop; what failed, a line each."""
@@ -95,6 +107,9 @@ class _Run:
                 failures = [str(error)]
             finally:
                 await local.stop_control()
+        if local.has_left and not self._once and not self._told_to_stop.is_set():
+            self.again = True
+            return []
         failures += [f"{child.name} was given up" for child in supervisor.given_up]
         if self._once:
             failures += [f"{child.name} died {child.deaths} times" for child in supervisor.died]
@@ -134,14 +149,15 @@ class _Run:
             if supervisor.failed.is_set():
                 supervisor.failed.clear()
                 _say("the mesh runs on without it; to try again: Ctrl-C, hauberk up")
-            await first_of(self._told_to_stop.wait(), supervisor.failed.wait())
+            await first_of(self._told_to_stop.wait(), supervisor.failed.wait(), local.left())
 
     def _is_lost(self, local: LocalMesh, supervisor: Supervisor) -> bool:
-        """A mesh is not without its control plane, or without every workload; --once can miss nobody."""
+        """A mesh is not without us, its control plane, or every workload; --once can miss nobody."""
         if self._once:
-            return bool(supervisor.given_up)
+            return local.has_left or bool(supervisor.given_up)
         workloads = local.workloads.values()
-        return local.control.is_given_up or (bool(workloads) and all(one.is_given_up for one in workloads))
+        nobody = bool(workloads) and all(one.is_given_up for one in workloads)
+        return local.has_left or local.control.is_given_up or nobody
 
     async def _all_serve(self, local: LocalMesh) -> list[Row] | None:
         while True:

@@ -140,6 +140,19 @@ def test_the_control_plane_that_dies_comes_back_where_it_was(folder: Path) -> No
         assert after["address"] == before["address"]
 
 
+def test_a_mesh_whose_certificates_ended_while_it_ran_starts_again_by_nobodys_hand(tmp_path: Path) -> None:
+    """As after a night with the lid closed: nobody is left who could renew, or invite."""
+    (tmp_path / "mesh.toml").write_text(IDLE + '[control]\nsvid_lifetime = "10s"\n')
+    with running(tmp_path):
+        control = pid_of(tmp_path, "hauberk.services.control.main")
+        os.kill(control, signal.SIGSTOP)
+        until(lambda: "expired before it could be renewed" in (tmp_path / "up.log").read_text())
+        os.kill(control, signal.SIGCONT)
+        until(lambda: (tmp_path / "up.log").read_text().count("all serve after") == 2)
+        assert "our own certificate has ended: starting everything again" in (tmp_path / "up.log").read_text()
+        assert hauberk(tmp_path, "ps").returncode == 0
+
+
 def test_a_process_that_keeps_dying_ends_the_mesh_loudly(tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text(DIES)
     ended = hauberk(tmp_path, "up", timeout=90)
