@@ -54,6 +54,8 @@ class Tenure:
         self._tokens = tokens
         self._now = now
         self._lock = joined.lock
+        self._hears = False
+        """Whether the control plane tells us of each change of trust."""
         self._stored = (joined.credentials, joined.membership)
         self._writing = asyncio.Lock()
         """Held from reading the credentials to replacing them, so that none is lost between."""
@@ -153,7 +155,12 @@ class Tenure:
     async def _read(self) -> None:
         credentials = await asyncio.to_thread(self.store.load)
         membership = await asyncio.to_thread(Membership.load, self._settings.state_dir)
-        if credentials is None or membership is None or _same(credentials, self.credentials.value):
+        if credentials is None or membership is None:
+            return
+        if self._hears:  # a neighbour's word on whom to trust may be older than the control plane's
+            credentials = Credentials(credentials.svid, self.credentials.value.bundle)
+            membership = replace(membership, revoked=self.membership.revoked)
+        if _same(credentials, self.credentials.value):
             return
         if credentials.svid.remaining(self._now()) > timedelta(0):
             self._adopt(credentials, membership)
@@ -167,6 +174,7 @@ class Tenure:
                 async for message in stub.WatchTrust(enrolment_pb2.WatchTrustRequest()):
                     failed = 0
                     await self._take(trust_of(message))
+                    self._hears = True
             except grpc.aio.AioRpcError as error:
                 self._notice_revocation(error)
                 if failed.bit_count() == 1:  # 1, 2, 4, 8: often enough to see that it lasts
@@ -175,6 +183,7 @@ class Tenure:
                 _log.error("trust is not on disk: %s", error)
             except CertsError as error:
                 _log.error("trust is left as it was: %s", error)
+            self._hears = False
             failed += 1
             longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failed, 10))
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes

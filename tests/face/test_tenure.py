@@ -58,6 +58,20 @@ async def test_a_follower_reads_what_the_holder_of_the_lock_writes(hasty: Contro
         await eventually(lambda: follower.credentials.value == leader.credentials.value)
 
 
+async def test_a_follower_does_not_go_back_to_what_the_holder_has_on_disk(control: Control) -> None:
+    leader = await control.member("gateway")
+    follower = await control.follower("gateway")
+    operator = await admin(control)
+    (leader.settings.state_dir / ".current.new").mkdir()  # nothing can be written
+    roll = admin_pb2.RollRootRequest(step=admin_pb2.RollRootRequest.STEP_PREPARE)
+    await operator.RollRoot(roll, timeout=5)
+    await eventually(lambda: len(follower.trust.value.bundle.anchors["shop.test"]) == 2, within=3)
+    heard = follower.credentials.version
+    await follower._tenure._read()
+    assert len(follower.trust.value.bundle.anchors["shop.test"]) == 2
+    assert follower.credentials.version == heard
+
+
 async def test_a_follower_takes_over_when_the_holder_leaves(hasty: Control) -> None:
     async with hasty as control, AsyncExitStack() as leading:
         leader = await leading.enter_async_context(control.join("gateway"))
