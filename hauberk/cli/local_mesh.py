@@ -37,6 +37,8 @@ GRACE_S = DRAIN_S + 5.0
 """How long a child may take to stop before it is ended."""
 CONTROL_WAIT_S = 30.0
 """How long a starting child waits for a control plane that is being restarted."""
+RESTORED_S = 10.0
+"""How long the control plane lists what a killed run left, for whoever comes back."""
 _POLL_S = 0.1
 STATUS = {
     registry_pb2.SERVING_STATUS_SERVING: "serving",
@@ -73,6 +75,8 @@ class LocalMesh:
         self._access_log = access_log
         self._token = ""
         self._operator: Mesh | None = None
+        self._left_behind: dict[tuple[str, str], str] = {}
+        self._left_until = 0.0
         self.control = Child(CONTROL, self._launch_control)
         self.workloads = {
             f"{name}-{replica}": Child(f"{name}-{replica}", self._launching(name, workload, replica))
@@ -102,6 +106,8 @@ class LocalMesh:
             join_token_fd=read_end,
         )
         async with join(settings) as self._operator:
+            self._left_behind = {key: replica.address for key, replica in (await self._listed()).items()}
+            self._left_until = time.monotonic() + RESTORED_S
             yield
 
     @property
@@ -116,8 +122,11 @@ class LocalMesh:
     async def rows(self) -> list[Row]:
         """Every process and what the control plane knows of it."""
         addresses = self._state.addresses()
-        replicas = await self._admin(lambda admin: admin.ListReplicas(_LIST, timeout=CALL_S))
-        known = {(replica.spiffe_id, replica.replica): replica for replica in replicas.replicas}
+        known = await self._listed()
+        if time.monotonic() < self._left_until:
+            for key, address in self._left_behind.items():
+                if key in known and known[key].address == address:
+                    del known[key]
         rows = [
             Row(
                 name=CONTROL,
@@ -158,6 +167,11 @@ class LocalMesh:
         assert once is not None  # noqa: S101 - the caller has looked
         workload = Workload(command=once.command, env=once.env)
         return Child(once.workload, self._launching(once.workload, workload, "once"))
+
+    async def _listed(self) -> dict[tuple[str, str], admin_pb2.Replica]:
+        """What is announced, by identity and replica."""
+        answer = await self._admin(lambda admin: admin.ListReplicas(_LIST, timeout=CALL_S))
+        return {(replica.spiffe_id, replica.replica): replica for replica in answer.replicas}
 
     async def _launch_control(self) -> Launch:
         self._token, _ = tokens.mint(self._mesh.id_of(OPERATOR), serves=(), ttl=TOKEN_LIFE, now=utc_now())

@@ -110,7 +110,11 @@ def test_nothing_is_left_when_up_itself_is_killed_and_the_next_one_starts(folder
         up.wait()
         until(lambda: not any(map(is_running, pids)))
     with running(folder):
-        assert {row["status"] for row in replicas(folder)} == {"serving"}
+        listed = replicas(folder)
+        assert {row["status"] for row in listed} == {"serving"}
+        told = (folder / "up.log").read_text()
+        shown = re.findall(r"-1 +spiffe://shop.test/(\S+) +(\S+) +serving", told)
+        assert {(row["workload"], row["address"]) for row in listed[1:]} == set(shown), "not those of before"
     leaves_nothing(folder)
 
 
