@@ -16,15 +16,24 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2
 @mesh_option
 @json_option
 def command(name: str, reason: str, state: State, as_json: bool) -> None:
-    """Refuse the workload NAME from now on, everywhere: its renewals, its calls, and calls to it."""
-    spiffe_id = asyncio.run(_revoke(state, name, reason))
+    """Refuse the workload NAME from now on, everywhere: its renewals, its calls, and calls to it.
+
+    There is no way back: what is to run on needs another name.
+    """
+    spiffe_id, was_there = asyncio.run(_revoke(state, name, reason))
     if as_json:
         print_json({"revoked": spiffe_id})
     else:
         click.echo(f"revoked {spiffe_id}")
+    if not was_there and name not in state.mesh().workloads:
+        click.echo(
+            "nobody of that name is announced or in mesh.toml; is it the one you meant? hauberk ps", err=True
+        )
 
 
-async def _revoke(state: State, name: str, reason: str) -> str:
+async def _revoke(state: State, name: str, reason: str) -> tuple[str, bool]:
+    """Whom it refused, and whether that name was announced until then."""
     async with control_plane(state) as admin:
+        listed = await admin.ListReplicas(admin_pb2.ListReplicasRequest(), timeout=CALL_S)
         answer = await admin.Revoke(admin_pb2.RevokeRequest(name=name, reason=reason), timeout=CALL_S)
-    return str(answer.spiffe_id)
+    return answer.spiffe_id, any(replica.spiffe_id == answer.spiffe_id for replica in listed.replicas)

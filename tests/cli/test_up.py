@@ -196,6 +196,13 @@ def test_a_workload_given_up_at_the_start_is_in_the_table_and_the_others_run(tmp
     assert (tmp_path / "up.log").read_text().rstrip().endswith("hauberk: dies-1 was given up")
 
 
+def test_a_revoked_name_that_nobody_has_is_pointed_out(shop_folder: Path) -> None:
+    ended = hauberk(shop_folder, "revoke", "paymets")
+    assert ended.returncode == 0
+    assert ended.stdout == "revoked spiffe://shop.test/paymets\n"
+    assert "nobody of that name is announced or in mesh.toml" in ended.stderr
+
+
 def test_a_control_plane_that_cannot_start_ends_up_loudly(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f'[control]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n'
