@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -26,6 +27,8 @@ MAX_REPLICA_NAME, MAX_AGENT = 64, 200
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _log = logging.getLogger(__name__)
+_READERS = ThreadPoolExecutor(2, thread_name_prefix="contracts")
+"""Threads of their own: descriptors that take long hold up no renewal, a store that hangs no announcement."""
 _STATUS = {
     registry_pb2.SERVING_STATUS_SERVING: Status.SERVING,
     registry_pb2.SERVING_STATUS_NOT_SERVING: Status.NOT_SERVING,
@@ -90,7 +93,8 @@ class Registry(registry_pb2_grpc.RegistryServicer):
         if OPERATORS.matches(peer.spiffe_id, peer.spiffe_id.trust_domain):
             raise NotBound(f"{peer.spiffe_id} announced itself, but operators serve nothing")
         self._roster.check_bound(peer.spiffe_id, services)
-        contracts = await asyncio.to_thread(read_contracts, offer.descriptors, services)
+        loop = asyncio.get_running_loop()
+        contracts = await loop.run_in_executor(_READERS, read_contracts, offer.descriptors, services)
         replica = Replica(
             spiffe_id=peer.spiffe_id,
             replica=_text("replica", offer.replica, MAX_REPLICA_NAME),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -13,7 +14,8 @@ from hauberk.protos.shop.catalog.v1 import catalog_pb2
 from hauberk.protos.shop.orders.v1 import orders_pb2
 from hauberk.protos.shop.payments.v1 import payments_pb2
 from hauberk.services.control.contracts import read_contracts, to_proto
-from tests.control.core_mesh import CATALOG, PAYMENTS, shop_descriptors
+from tests.control.core_mesh import CATALOG, PAYMENTS, CoreMesh, shop_descriptors
+from tests.control.test_core_registry import refused
 
 POLICY: Any = policy_pb2.policy  # its stub does not say whose extension it is
 
@@ -84,3 +86,49 @@ def test_comments_and_messages_make_no_new_version() -> None:
     [before] = read_contracts(shop_descriptors(), [CATALOG])
     [after] = read_contracts(files.SerializeToString(), [CATALOG])
     assert before.contract.version == after.contract.version
+
+
+def described(change: str) -> bytes:
+    """The catalog's contract, with one method changed as a careless or newer author would."""
+    files = FileDescriptorSet.FromString(shop_descriptors())
+    service = files.file[0].service[0]
+    if change == "no policy":
+        service.ClearField("options")
+        for method in service.method:
+            method.ClearField("options")
+    elif change == "unknown field":
+        policy = b"\x0a\x01a" + b"\x7a\x01x"  # callers: "a", and field 15
+        service.method[0].options.MergeFromString(b"\xc2\xe1\x18" + bytes([len(policy)]) + policy)
+    elif change == "too many methods":
+        service.method.extend([service.method[0]] * 500)
+    elif change == "a method's name is no text":
+        service.method[0].name = "QQQQ"
+        return files.SerializeToString().replace(b"QQQQ", b"\xff\xfe\xfd\xfc")
+    elif change == "a method's name is a path":
+        service.method[0].name = "../Admin"
+    elif change == "too long":
+        service.method[0].options.Extensions[POLICY].callers.extend(["gateway"] * 20_000)
+    elif change == "too many files":
+        return files.SerializeToString() + b"\x0a\x00" * 400_000
+    return files.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "says"),
+    [
+        ("no policy", "POLICY_REFUSED", f"method has no policy: {CATALOG}."),
+        ("unknown field", "POLICY_REFUSED", "has a field this build does not know: number 15"),
+        ("too many methods", "OFFER_REFUSED", "at most 500 are read"),
+        ("a method's name is no text", "OFFER_REFUSED", "a method whose name is none: b'\\xff"),
+        ("a method's name is a path", "OFFER_REFUSED", "a method whose name is none: '../Admin'"),
+        ("too long", "OFFER_REFUSED", "at most 131072 are kept"),
+        ("too many files", "OFFER_REFUSED", "over 2000 files"),
+    ],
+)
+async def test_a_contract_that_cannot_be_enforced_is_refused(
+    mesh: CoreMesh, change: str, reason: str, says: str
+) -> None:
+    catalog = await mesh.join("catalog", [CATALOG])
+    code, told, message = await refused(catalog, descriptors=described(change))
+    assert (code, told) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    assert says in message

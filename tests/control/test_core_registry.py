@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from hauberk.protos.hauberk.control.v1 import admin_pb2
-from hauberk.protos.hauberk.policy.v1 import policy_pb2
 from hauberk.services.control.snapshot import Status
 from tests.control.core_mesh import (
+    CALL_S,
     CATALOG,
     DRAINING,
     NOT_SERVING,
@@ -29,7 +30,6 @@ from tests.control.core_mesh import (
 )
 
 HERE, THERE = "127.0.0.1:4001", "127.0.0.1:4002"
-POLICY: Any = policy_pb2.policy  # its stub does not say whose extension it is
 
 
 async def refused(workload: Workload, **changed: Any) -> tuple[grpc.StatusCode, str, str]:
@@ -53,6 +53,18 @@ async def test_the_first_answer_comes_when_callers_are_told(mesh: CoreMesh) -> N
     [contract] = mesh.plane.publisher.snapshots.value.workloads["catalog"].contracts
     assert contract.service == CATALOG
     assert replica.policy_versions == {CATALOG: contract.version}
+
+
+async def test_an_announcement_does_not_wait_for_a_store_that_hangs(mesh: CoreMesh) -> None:
+    catalog = await mesh.join("catalog", [CATALOG])
+    answers = threading.Event()
+    questions = asyncio.gather(*(asyncio.to_thread(answers.wait, 2 * CALL_S) for _ in range(40)))
+    try:
+        await catalog.announce()
+        assert not answers.is_set()
+    finally:
+        answers.set()
+        await questions
 
 
 async def test_a_status_is_in_force_when_it_is_confirmed(mesh: CoreMesh) -> None:
@@ -215,52 +227,6 @@ async def test_an_offer_that_makes_no_sense_is_refused(
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "OFFER_REFUSED")
     assert says in message
     assert mesh.listed() == {}
-
-
-def described(change: str) -> bytes:
-    """The catalog's contract, with one method changed as a careless or newer author would."""
-    files = FileDescriptorSet.FromString(shop_descriptors())
-    service = files.file[0].service[0]
-    if change == "no policy":
-        service.ClearField("options")
-        for method in service.method:
-            method.ClearField("options")
-    elif change == "unknown field":
-        policy = b"\x0a\x01a" + b"\x7a\x01x"  # callers: "a", and field 15
-        service.method[0].options.MergeFromString(b"\xc2\xe1\x18" + bytes([len(policy)]) + policy)
-    elif change == "too many methods":
-        service.method.extend([service.method[0]] * 500)
-    elif change == "a method's name is no text":
-        service.method[0].name = "QQQQ"
-        return files.SerializeToString().replace(b"QQQQ", b"\xff\xfe\xfd\xfc")
-    elif change == "a method's name is a path":
-        service.method[0].name = "../Admin"
-    elif change == "too long":
-        service.method[0].options.Extensions[POLICY].callers.extend(["gateway"] * 20_000)
-    elif change == "too many files":
-        return files.SerializeToString() + b"\x0a\x00" * 400_000
-    return files.SerializeToString()
-
-
-@pytest.mark.parametrize(
-    ("change", "reason", "says"),
-    [
-        ("no policy", "POLICY_REFUSED", f"method has no policy: {CATALOG}."),
-        ("unknown field", "POLICY_REFUSED", "has a field this build does not know: number 15"),
-        ("too many methods", "OFFER_REFUSED", "at most 500 are read"),
-        ("a method's name is no text", "OFFER_REFUSED", "a method whose name is none: b'\\xff"),
-        ("a method's name is a path", "OFFER_REFUSED", "a method whose name is none: '../Admin'"),
-        ("too long", "OFFER_REFUSED", "at most 131072 are kept"),
-        ("too many files", "OFFER_REFUSED", "over 2000 files"),
-    ],
-)
-async def test_a_contract_that_cannot_be_enforced_is_refused(
-    mesh: CoreMesh, change: str, reason: str, says: str
-) -> None:
-    catalog = await mesh.join("catalog", [CATALOG])
-    code, told, message = await refused(catalog, descriptors=described(change))
-    assert (code, told) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
-    assert says in message
 
 
 async def test_uploaded_descriptors_join_no_pool(mesh: CoreMesh) -> None:
