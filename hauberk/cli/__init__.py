@@ -1,7 +1,7 @@
 """The command `hauberk`: one file a command, imported only when it is asked for, so that --help is fast.
 
-gRPC reads its environment when it is imported: the cipher variable that leaves TLS 1.3 alone is set here,
-before any command imports it.
+gRPC reads its environment when it is imported: the variable that leaves TLS 1.3 alone and the one that keeps
+its core quiet are set here, before any command imports it.
 """
 
 import os
@@ -19,6 +19,9 @@ TLS_1_3_ONLY = "ECDHE-RSA-AES256-GCM-SHA384"
 """The only TLS 1.2 suite left needs an RSA certificate, and the mesh has none; TLS 1.3's are not governed by
 it.
 """
+
+VERBOSITY_VARIABLE, SILENT = "GRPC_VERBOSITY", "NONE"
+"""What gRPC's core writes to stderr itself, past every logger; what matters comes as a call's status too."""
 
 _COMMANDS = {
     "up": "Run the whole mesh on this machine.",
@@ -47,6 +50,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         os.environ.setdefault(CIPHER_VARIABLE, TLS_1_3_ONLY)
+        os.environ.setdefault(VERBOSITY_VARIABLE, SILENT)
         command: click.Command = import_module(f"hauberk.cli.{cmd_name}").command
         return command
 

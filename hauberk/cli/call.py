@@ -64,7 +64,7 @@ def command(
         if as_json:
             click.echo(json.dumps(_error(error), ensure_ascii=False))
             raise SystemExit(1) from None
-        raise failure(error) from None
+        raise failure(error, service) from None
 
 
 async def _call(
@@ -78,7 +78,7 @@ async def _call(
     as_json: bool,
 ) -> None:
     server, address = await _who_serves(state, service, workload)
-    with told():
+    with told(f"{server.name} at {address}"):
         async with dialled(address, server, operator_credentials(state)) as channel:
             method = await described_method(channel, service, short)
     requests = _messages(method, texts)
@@ -180,7 +180,7 @@ async def _forbidden(
         answer = await admin.ListPolicies(request, timeout=CALL_S)
     callers = sorted({caller for method in answer.methods for caller in method.policy.callers})
     if not callers:
-        return failure(error)
+        return failure(error, name)
     return CommandFailed(
         f"{error.code().name}: {name} may not call {service}/{short}",
         f"it admits {', '.join(callers)}; call in such a name: --as NAME",

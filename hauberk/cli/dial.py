@@ -14,7 +14,7 @@ from hauberk.certs.identity import SpiffeId
 from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
 from hauberk.certs.watch import Watch
-from hauberk.cli.errors import CommandFailed, NotRunning
+from hauberk.cli.errors import BoundElsewhere, CommandFailed, NoAnswer, NotRunning
 from hauberk.cli.state import State
 from hauberk.hints import Hints
 from hauberk.interceptors.errors import DETAILS_KEY
@@ -25,9 +25,10 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
 CALL_S = 10.0
 """How long a command waits for one answer."""
 
+BOUND_ELSEWHERE = "CONTRACT_BOUND_ELSEWHERE"
 _NEXT = {
     grpc.StatusCode.UNAVAILABLE: "find out why: hauberk doctor",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "try again; if it stays so: hauberk doctor",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "find out why: hauberk doctor",
     grpc.StatusCode.UNAUTHENTICATED: "find out why: hauberk doctor",
     grpc.StatusCode.PERMISSION_DENIED: "who may call it: hauberk policy show; in another name: --as NAME",
     grpc.StatusCode.UNIMPLEMENTED: "what there is: hauberk policy show",
@@ -70,7 +71,7 @@ async def control_plane(state: State) -> AsyncIterator[Any]:
     """
     addresses, credentials = state.running(), operator_credentials(state)
     control = SpiffeId.of(credentials.svid.spiffe_id.trust_domain, "control")
-    with told():
+    with told(f"the control plane at {addresses.mesh}"):
         async with dialled(addresses.mesh, control, credentials) as channel:
             yield admin_pb2_grpc.AdminStub(channel)
 
@@ -82,19 +83,34 @@ async def invited(admin: Any, request: admin_pb2.InviteRequest) -> admin_pb2.Inv
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turns a failed call into CommandFailed, with what to do next."""
+def told(whom: str) -> Iterator[None]:
+    """Turns a failed call to `whom` into CommandFailed, with what to do next."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise failure(error) from None
+        raise failure(error, whom) from None
 
 
-def failure(error: grpc.aio.AioRpcError) -> CommandFailed:
-    """One failed call as a line, and the next step where we know one."""
-    reasons = [f"{info.reason} of {info.domain}" for info in error_infos(error)]
+def failure(error: grpc.aio.AioRpcError, whom: str) -> CommandFailed:
+    """One failed call to `whom` as a line, and the next step where we know one."""
+    infos = error_infos(error)
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not infos:
+        return NoAnswer(f"{whom} did not answer in time", _NEXT[error.code()])
+    for info in infos:
+        if info.reason == BOUND_ELSEWHERE:
+            return _bound_elsewhere(info.metadata["contract"], info.metadata["bound_to"])
+    reasons = [f"{info.reason} of {info.domain}" for info in infos]
     because = f" ({', '.join(reasons)})" if reasons else ""
     return CommandFailed(f"{error.code().name}: {error.details()}{because}", _NEXT.get(error.code(), ""))
+
+
+def _bound_elsewhere(contract: str, owner: str) -> BoundElsewhere:
+    name = SpiffeId.parse(owner).name
+    return BoundElsewhere(
+        f"{contract} may be served by {name} alone",
+        f"take it from there: hauberk invite {name} --serves-nothing, or --serves for each it is to keep",
+        owner=name,
+    )
 
 
 def error_infos(error: grpc.aio.AioRpcError) -> list[ErrorInfo]:

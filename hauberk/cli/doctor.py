@@ -13,7 +13,7 @@ from hauberk.certs.store import CredentialStore
 from hauberk.cli import checkup
 from hauberk.cli.checkup import Finding
 from hauberk.cli.dial import CALL_S, control_plane
-from hauberk.cli.errors import CommandFailed
+from hauberk.cli.errors import CommandFailed, NoAnswer
 from hauberk.cli.health import check_health
 from hauberk.cli.identity import credentials_of, store_of
 from hauberk.cli.mesh_file import OPERATOR
@@ -75,6 +75,10 @@ def _control(state: State) -> Iterator[Finding]:
     try:
         rows = asyncio.run(replicas(state))
         roots = asyncio.run(_roots(state))
+    except NoAnswer as error:
+        remedy = f"see what its process does, or end it: kill -KILL {state.running().pid}; up starts it again"
+        yield Finding(about="control", text=error.message, remedy=remedy)
+        return
     except CommandFailed as error:
         yield Finding(about="control", text=error.message, remedy=error.next_step or "start it: hauberk up")
         return

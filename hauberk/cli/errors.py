@@ -26,3 +26,15 @@ class MeshFileError(CommandFailed):
 
 class NotRunning(CommandFailed):
     """No control plane runs for this mesh.toml."""
+
+
+class NoAnswer(CommandFailed):
+    """A server that was reached, or might have been, and did not answer in time."""
+
+
+class BoundElsewhere(CommandFailed):
+    """A contract that only `owner`, a workload's name, may serve."""
+
+    def __init__(self, message: str, next_step: str, *, owner: str) -> None:
+        super().__init__(message, next_step)
+        self.owner = owner

@@ -73,7 +73,7 @@ async def check_health(
             stub: Any = health_pb2_grpc.HealthStub(channel)
             response = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=CALL_S)
     except grpc.aio.AioRpcError as error:
-        return answer | {"health": failure(error).message}
+        return answer | {"health": failure(error, f"{server.name} at {address}").message}
     return answer | {"health": health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)}
 
 

@@ -87,6 +87,6 @@ async def _enrolled(state: State, name: str, store: CredentialStore) -> Credenti
         raise CommandFailed(f"nobody can be called {name!r:.99}: {error}") from error
     async with control_plane(state) as admin:
         token = await invited(admin, admin_pb2.InviteRequest(name=name, keep_bindings=True))
-    with told():
+    with told(f"the control plane at {addresses.enrolment}"):
         credentials, _ = await enrol_and_store(settings, store, token.join_token, utc_now)
     return credentials

@@ -22,14 +22,14 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2
     "--serves",
     multiple=True,
     metavar="SERVICE",
-    help="A contract it may serve, by its full name; may be given again. Replaces all it was bound to: "
-    "without --serves and --keep it may serve nothing.",
+    help="A contract it may serve, by its full name; may be given again. Replaces all that it might serve "
+    "before; without --serves that stays as it is.",
 )
-@click.option("--keep", is_flag=True, help="Leave the contracts it may serve as they are.")
+@click.option("--serves-nothing", "nothing", is_flag=True, help="Take from it every contract it may serve.")
 @click.option("--ttl", default="10m", show_default=True, help="How long the token may wait to be used.")
 @mesh_option
 @json_option
-def command(name: str, serves: tuple[str, ...], keep: bool, ttl: str, state: State, as_json: bool) -> None:
+def command(name: str, serves: tuple[str, ...], nothing: bool, ttl: str, state: State, as_json: bool) -> None:
     """Print a join token for the workload NAME ("orders", "prod/orders").
 
     It works once. Hand it over by HAUBERK_JOIN_TOKEN_FILE or HAUBERK_JOIN_TOKEN_FD; the rest of what a
@@ -38,8 +38,9 @@ def command(name: str, serves: tuple[str, ...], keep: bool, ttl: str, state: Sta
     life = seconds(ttl)
     if life is None:
         raise CommandFailed(f"--ttl is no duration: {ttl!r}", "write a number and s, m, h or d: --ttl 10m")
-    if keep and serves:
-        raise CommandFailed("--keep and --serves exclude each other", "leave one of them out")
+    if nothing and serves:
+        raise CommandFailed("--serves-nothing and --serves exclude each other", "leave one of them out")
+    keep = not (serves or nothing)
     request = admin_pb2.InviteRequest(name=name, serves=serves, keep_bindings=keep)
     request.ttl.FromTimedelta(timedelta(seconds=life))
     invitation = asyncio.run(_ask(state, request))
@@ -53,7 +54,7 @@ def command(name: str, serves: tuple[str, ...], keep: bool, ttl: str, state: Sta
         )
         return
     click.echo(invitation.join_token)
-    may = "what it did" if keep else ", ".join(serves) or "nothing"
+    may = "what it might before (if it is new: nothing)" if keep else ", ".join(serves) or "nothing"
     click.echo(
         f"for {invitation.spiffe_id}, once, until {instant(invitation.expires_at)}; it may serve: {may}\n"
         f"its process needs: HAUBERK_NAME={name} HAUBERK_STATE_DIR=<a folder of its own> "

@@ -19,8 +19,9 @@ import grpc
 
 from hauberk.certs import join as tokens
 from hauberk.certs.rotation import utc_now
-from hauberk.cli import CIPHER_VARIABLE, TLS_1_3_ONLY
+from hauberk.cli import CIPHER_VARIABLE, SILENT, TLS_1_3_ONLY, VERBOSITY_VARIABLE
 from hauberk.cli.dial import CALL_S, failure
+from hauberk.cli.errors import BoundElsewhere, CommandFailed
 from hauberk.cli.mesh_file import OPERATOR, MeshFile, Workload
 from hauberk.cli.options import instant
 from hauberk.cli.process import Launch, pipe_holding
@@ -219,13 +220,18 @@ class LocalMesh:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HAUBERK_")}
         logged = {"HAUBERK_ACCESS_LOG": "1"} if self._access_log else {}
         fixed = {"PYTHONUNBUFFERED": "1", CIPHER_VARIABLE: TLS_1_3_ONLY}
-        return inherited | fixed | logged | dict(settings)
+        return {VERBOSITY_VARIABLE: SILENT} | inherited | fixed | logged | dict(settings)
 
     async def _invite(self, name: str, workload: Workload) -> str:
         """A token for one start; waits a while for a control plane that is being restarted."""
         request = admin_pb2.InviteRequest(name=name, serves=workload.serves)
         request.ttl.FromTimedelta(TOKEN_LIFE)
-        invitation = await self._admin(lambda admin: admin.Invite(request, timeout=CALL_S))
+        try:
+            invitation = await self._admin(lambda admin: admin.Invite(request, timeout=CALL_S))
+        except BoundElsewhere as error:
+            if error.owner in self._mesh.workloads:  # it gives the contract up as it is invited itself
+                raise
+            raise CommandFailed(f"{error}; {error.next_step}") from None
         return str(invitation.join_token)
 
     async def _admin(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -237,7 +243,7 @@ class LocalMesh:
                 return await call(admin_pb2_grpc.AdminStub(self._operator.control))
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > ends:
-                    raise failure(error) from None
+                    raise failure(error, "the control plane") from None
             await asyncio.sleep(_POLL_S)
 
 

@@ -45,7 +45,9 @@ def command(mesh_file: Path, once: bool, as_json: bool) -> None:
     Makes .hauberk/ and its CA beside mesh.toml where they are missing, starts the control plane and every
     replica, restarts what dies, and prints a table when all serve. Ctrl-C stops all of it in order.
     """
-    logging.basicConfig(level=logging.WARNING, format="hauberk | %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, format="hauberk | %(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     state = State.beside(mesh_file)
     mesh = state.mesh()
     state.make()

@@ -11,6 +11,7 @@ import pytest
 
 import hauberk
 from hauberk.cli import CIPHER_VARIABLE, TLS_1_3_ONLY, main
+from tests.mesh.running import clean_environment
 from tests.mesh.running import hauberk as run
 
 CONTEXT = click.Context(main)
@@ -65,20 +66,32 @@ def test_an_unknown_command_is_refused(tmp_path: Path) -> None:
     assert "No such command 'upp'" in refused.stderr
 
 
-def test_the_cipher_variable_is_set_before_grpc_is_imported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [({}, [TLS_1_3_ONLY, "NONE"]), ({"GRPC_VERBOSITY": "debug"}, [TLS_1_3_ONLY, "debug"])],
+)
+def test_what_grpc_reads_is_set_before_it_is_imported(
+    tmp_path: Path, own: dict[str, str], told: list[str]
+) -> None:
     program = (
         "import os, sys\n"
         "class Watcher:\n"
         "    def find_spec(self, name, *_):\n"
-        f"        if name == 'grpc': print(os.environ.get('{CIPHER_VARIABLE}'))\n"
+        "        if name == 'grpc':\n"
+        f"            print(os.environ.get('{CIPHER_VARIABLE}'), os.environ.get('GRPC_VERBOSITY'))\n"
         "sys.meta_path.insert(0, Watcher())\n"
         "from hauberk.cli import main\n"
         "main(['ps'], standalone_mode=False)\n"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=clean_environment() | own,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert told.stdout.split() == [TLS_1_3_ONLY]
+    assert done.stdout.split() == told
 
 
 @pytest.mark.parametrize("arguments", NEED_A_MESH, ids=" ".join)

@@ -157,7 +157,20 @@ def test_invite_prints_a_token_and_for_whom_it_is(shop_folder: Path) -> None:
     assert len(done.stdout.strip()) == 48
     assert done.stdout.startswith("hbk1.")
     assert "for spiffe://shop.test/batch/nightly, once, until " in done.stderr
-    assert "it may serve: nothing" in done.stderr
+    assert "it may serve: what it might before (if it is new: nothing)" in done.stderr
+
+
+def test_an_invitation_takes_contracts_away_only_when_it_says_so(shop_folder: Path) -> None:
+    def bound(name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return hauberk(shop_folder, "invite", name, *more)
+
+    assert bound("keeper", "--serves", "batch.v1.Kept").returncode == 0
+    assert bound("keeper").returncode == 0
+    refused = bound("taker", "--serves", "batch.v1.Kept")
+    assert refused.stderr.startswith("hauberk: batch.v1.Kept may be served by keeper alone\n")
+    assert "hauberk invite keeper --serves-nothing" in refused.stderr
+    assert "it may serve: nothing" in bound("keeper", "--serves-nothing").stderr
+    assert bound("taker", "--serves", "batch.v1.Kept").returncode == 0
 
 
 def test_invite_says_what_else_a_process_needs_to_join(shop_folder: Path) -> None:
@@ -176,7 +189,7 @@ def test_invite_says_what_else_a_process_needs_to_join(shop_folder: Path) -> Non
         (["Batch"], "path is not lower-case segments"),
         (["control"], "reserved"),
         (["x", "--ttl", "soon"], "--ttl is no duration"),
-        (["x", "--keep", "--serves", "a.B"], "--keep and --serves exclude each other"),
+        (["x", "--serves-nothing", "--serves", "a.B"], "--serves-nothing and --serves exclude each other"),
     ],
 )
 def test_an_invitation_that_cannot_be_is_refused(

@@ -240,7 +240,8 @@ def test_without_a_once_command_once_waits_until_all_serve(tmp_path: Path) -> No
 def test_a_child_gets_its_token_by_pipe_and_nothing_meant_for_another_mesh(tmp_path: Path) -> None:
     program = (
         "import os; fd = int(os.environ['HAUBERK_JOIN_TOKEN_FD']); token = os.read(fd, 99).decode();"
-        "print(token[:5], token in str(os.environ), 'HAUBERK_CONFIG' in os.environ, os.getcwd())"
+        "print(token[:5], token in str(os.environ), 'HAUBERK_CONFIG' in os.environ, os.getcwd());"
+        "print('gRPC says', os.environ['GRPC_VERBOSITY'])"
     )
     once = f'[once]\nworkload = "looker"\ncommand = ["python", "-c", "{program}"]\n'
     (tmp_path / "mesh.toml").write_text(IDLE + once)
@@ -249,6 +250,7 @@ def test_a_child_gets_its_token_by_pipe_and_nothing_meant_for_another_mesh(tmp_p
         [*COMMAND, "up", "--once"], cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
     )
     assert f"hbk1. False False {tmp_path}" in ended.stdout
+    assert "gRPC says NONE" in ended.stdout
 
 
 def test_all_that_is_written_is_ours_alone(shop_folder: Path) -> None:
