@@ -38,11 +38,12 @@ _NEXT = {
 def operator_credentials(state: State) -> Credentials:
     """What commands show for themselves: the operator's SVID, which the running `up` keeps fresh.
 
-    Raises NotRunning if there is none or it has expired.
+    Raises NotRunning if there is none or it has expired, CommandFailed if it is another mesh's.
     """
     credentials = CredentialStore(state.operator).load()
     if credentials is None:
         raise NotRunning(f"no operator has enrolled in {state.folder}", "start the mesh once: hauberk up")
+    check_mesh(state, credentials)
     try:
         credentials.svid.check_dates(utc_now())
     except SvidError as error:
@@ -50,6 +51,19 @@ def operator_credentials(state: State) -> Credentials:
             f"the operator's certificate cannot be used: {error}", "start it: hauberk up"
         ) from None
     return credentials
+
+
+def check_mesh(state: State, credentials: Credentials) -> None:
+    """Refuse to speak with the mesh whose credentials lie in the state folder if the mesh file is another's.
+
+    Raises CommandFailed.
+    """
+    wanted, found = state.mesh().trust_domain, credentials.svid.spiffe_id.trust_domain
+    if wanted != found:
+        raise CommandFailed(
+            f"{state.mesh_file} is mesh {wanted}, but {state.folder} beside it is of mesh {found}",
+            "name the other mesh file (--mesh FILE), or give each mesh a folder of its own",
+        )
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from hauberk.certs.errors import CertsError, SvidError
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
-from hauberk.cli.dial import control_plane, invited, operator_credentials, told
+from hauberk.cli.dial import check_mesh, control_plane, invited, operator_credentials, told
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.mesh_file import OPERATOR
 from hauberk.cli.options import json_option, mesh_option, print_json
@@ -68,6 +68,7 @@ def _usable(state: State, store: CredentialStore) -> Credentials | None:
         found = store.load()
         if found is None:
             return None
+        check_mesh(state, found)
         found.svid.check_dates(utc_now())
     except SvidError:
         return None

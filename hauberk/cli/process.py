@@ -3,6 +3,7 @@ within a bound; and the process group that none of them outlives.
 """
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -13,7 +14,17 @@ from pathlib import Path
 
 LONGEST_LINE = 64 * 1024
 _READ_BYTES = 64 * 1024
+_NO_PROGRAM = {
+    errno.ENOENT: "is no program here",
+    errno.ENOTDIR: "is no program here",
+    errno.EACCES: "may not be run",
+    errno.ENOEXEC: "is nothing that can be run",
+}
 _REAPER = Path(__file__).with_name("reaper.py")
+
+
+class NoProgram(Exception):
+    """A command that can start nothing, however often it is tried; `str()` says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +70,7 @@ class Process:
 
     @classmethod
     async def start(cls, launch: Launch, group: int, on_line: Callable[[str, str], None]) -> "Process":
-        """Start it in the process group `group`. Raises OSError if the command cannot be run."""
+        """Start it in the process group `group`. Raises NoProgram, or OSError."""
         environment = dict(launch.environment)
         out, err = os.pipe(), os.pipe()
         reading, theirs = {"out": out[0], "err": err[0]}, [out[1], err[1]]
@@ -80,8 +91,10 @@ class Process:
                 pass_fds=secrets,
                 process_group=group,
             )
-        except BaseException:
+        except BaseException as error:
             _close(reading.values())
+            if isinstance(error, OSError) and (why := _NO_PROGRAM.get(error.errno or 0)):
+                raise NoProgram(f"{launch.command[0]!r} {why}: correct command in mesh.toml") from error
             raise
         finally:
             _close(theirs)

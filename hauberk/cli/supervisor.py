@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hauberk.cli.process import Launch, Process
+from hauberk.cli.process import Launch, NoProgram, Process
 
 LAST_LINES = 8
 """Lines of a child that gave up which are shown again with the reason."""
@@ -101,14 +101,18 @@ class Supervisor:
         try:
             while child.name not in self._stopping:
                 began = time.monotonic()
-                ending = await self._run(child)
+                try:
+                    ending = await self._run(child)
+                except NoProgram as error:
+                    self._give_up(child, f"cannot be started: {error}")
+                    return
                 if child.name in self._stopping:
                     break
                 child.deaths += 1
                 failures = 1 if time.monotonic() - began >= self._patience.quick_s else failures + 1
                 pause = self._patience.pause(failures, self._jitter())
                 if pause is None:
-                    self._give_up(child, ending, failures)
+                    self._give_up(child, f"{ending}, {failures} times in a row")
                     return
                 child.condition = Condition.WAITING
                 self._say(f"{child.name} {ending}; starting it again in {pause:.1f} s")
@@ -146,14 +150,14 @@ class Supervisor:
         self._signal(self.children.values(), signal.SIGKILL)
 
     async def _run(self, child: Child) -> str:
-        """One start of `child` to its end; how it ended."""
+        """One start of `child` to its end; how it ended. Raises NoProgram."""
         try:
             launch = await self._launch(child)
             if launch is None or child.name in self._stopping:
                 return "stopped"
             child.process = await Process.start(launch, self._group, lambda *line: self._line(child, *line))
-        except OSError as error:
-            return f"cannot be started: {error}"
+        except NoProgram:
+            raise
         except Exception as error:
             said = str(error) or type(error).__name__
             return f"cannot be started: {said}"
@@ -187,9 +191,9 @@ class Supervisor:
         child.last_lines.append(line)
         self._on_line(child.name, stream, line)
 
-    def _give_up(self, child: Child, ending: str, failures: int) -> None:
+    def _give_up(self, child: Child, ending: str) -> None:
         child.condition = Condition.GIVEN_UP
-        self._say(f"{child.name} {ending}, {failures} times in a row: given up. Its last lines:")
+        self._say(f"{child.name} {ending}: given up" + (". Its last lines:" if child.last_lines else ""))
         for line in child.last_lines:
             self._say(f"    {line}")
         self.failed.set()

@@ -19,7 +19,7 @@ from hauberk.cli.errors import CommandFailed
 from hauberk.cli.local_mesh import LocalMesh, Row
 from hauberk.cli.mesh_file import MeshFile, Once
 from hauberk.cli.options import json_option, print_json, table
-from hauberk.cli.process import Process, process_group
+from hauberk.cli.process import NoProgram, Process, process_group
 from hauberk.cli.state import State
 from hauberk.cli.supervisor import Supervisor
 from hauberk.cli.trip import Hop, Trip
@@ -32,6 +32,8 @@ READY_S = 60.0
 """How long --once waits until all serve; without it, how often it is said who does not."""
 RECORDS_S = 3.0
 """How long --once waits for the records of a trip after the command that made it."""
+ONE_PRESS_S = 0.5
+"""Signals closer together are one: terminal, shell and wrapper may each pass on the same Ctrl-C."""
 _TRACE = re.compile(r"trace ([0-9a-f]{32})", re.ASCII)
 
 
@@ -181,7 +183,10 @@ class _Run:
             if stream == "out" and line.strip():
                 lines.append(line)
 
-        driver = await Process.start(await local.once().launch(), group, on_line)
+        try:
+            driver = await Process.start(await local.once().launch(), group, on_line)
+        except NoProgram as error:
+            return [f"the [once] command: {error}"]
         try:
             code = await driver.wait()
         finally:
@@ -235,7 +240,13 @@ class _Run:
             click.echo(f"{name} | {line}", err=True)
 
     def _listen_for_signals(self, supervisor: Supervisor) -> None:
+        told_at = -ONE_PRESS_S
+
         def stop() -> None:
+            nonlocal told_at
+            before, told_at = told_at, time.monotonic()
+            if told_at - before < ONE_PRESS_S:
+                return
             if self._told_to_stop.is_set():
                 _say("told twice: ending all processes at once")
                 supervisor.kill()

@@ -57,6 +57,18 @@ def test_ps_lists_what_should_serve_and_does_not(shop_folder: Path) -> None:
     assert rows["ledger"]["status"] == "absent"
 
 
+@pytest.mark.parametrize("arguments", [["ps"], ["invite", "x"], ["identity", "gateway"]], ids=" ".join)
+def test_a_mesh_file_beside_another_meshs_state_is_refused(shop_folder: Path, arguments: list[str]) -> None:
+    told(shop_folder, "identity", "gateway")
+    (shop_folder / "other.toml").write_text('trust_domain = "other.test"\n')
+    refused = hauberk(shop_folder, *arguments, "--mesh", "other.toml")
+    assert refused.returncode == 1
+    assert re.match(
+        r"hauberk: \S+/other.toml is mesh other.test, but .* is of mesh shop.test\n", refused.stderr
+    )
+    assert refused.stdout == ""
+
+
 def test_policy_show_prints_what_is_enforced(shop_folder: Path) -> None:
     (method,) = told(shop_folder, "policy", "show", "shop.orders.v1.Orders/PlaceOrder")
     assert method["callers"] == ["gateway", "batch/*"]

@@ -114,15 +114,25 @@ async def test_a_child_that_keeps_dying_is_given_up_with_its_last_words() -> Non
     assert "    no database" in record.said
 
 
-async def test_a_command_that_does_not_exist_is_given_up_and_named() -> None:
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("/nowhere/such", "'/nowhere/such' is no program here"),
+        ("pyhton", "'pyhton' is no program here"),
+        (__file__, f"'{__file__}' may not be run"),
+    ],
+)
+async def test_a_command_that_can_start_nothing_is_given_up_at_once_in_one_line(
+    program: str, why: str
+) -> None:
     async def launch() -> Launch:
-        return Launch(command=["/nowhere/such"], environment={}, folder=Path.cwd())
+        return Launch(command=[program], environment={"PATH": os.environ["PATH"]}, folder=Path.cwd())
 
     record = Record()
     async with supervising(record, Child("a-1", launch)) as supervisor:
         async with asyncio.timeout(20):
             await supervisor.failed.wait()
-    assert any("/nowhere/such" in said for said in record.said)
+    assert record.said == [f"a-1 cannot be started: {why}: correct command in mesh.toml: given up"]
 
 
 async def test_a_secret_comes_by_pipe_and_neither_by_environment_nor_by_arguments() -> None:

@@ -103,6 +103,23 @@ def test_other_ways_to_say_stop_are_understood(tmp_path: Path, number: signal.Si
     leaves_nothing(tmp_path)
 
 
+def test_one_ctrl_c_that_comes_twice_is_no_second_one(tmp_path: Path) -> None:
+    stubborn = (
+        "import signal, time; signal.signal(15, lambda *_: (time.sleep(1), print('ended well'), exit(0)));"
+    )
+    stubborn += "print('ready'); time.sleep(60)"
+    (tmp_path / "mesh.toml").write_text(IDLE.replace('["sleep", "600"]', f'["python", "-c", "{stubborn}"]'))
+    with running(tmp_path) as up:
+        until(lambda: "ready" in (tmp_path / "up.log").read_text())
+        up.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 0
+    told = (tmp_path / "up.log").read_text()
+    assert "ended well" in told
+    assert "told twice" not in told
+
+
 def test_nothing_is_left_when_up_itself_is_killed_and_the_next_one_starts(folder: Path) -> None:
     with running(folder) as up:
         pids = processes_of(folder)
@@ -217,12 +234,14 @@ def test_a_control_plane_that_cannot_start_ends_up_loudly(tmp_path: Path) -> Non
     ("driver", "complaint"),
     [
         ("raise SystemExit(4)", "the [once] command ended with exit code 4"),
+        ("", "the [once] command: 'pyhton' is no program here: correct command in mesh.toml"),
         ("print('done')", "the last line of the [once] command is not: trace TRACE_ID"),
         (f"print('trace {'0' * 32}')", "the trip never came to idle"),
     ],
 )
 def test_once_fails_when_its_command_or_its_trip_does(tmp_path: Path, driver: str, complaint: str) -> None:
-    once = f'[once]\nworkload = "gateway"\ncommand = ["python", "-c", "{driver}"]\nthrough = ["idle"]\n'
+    program = "python" if driver else "pyhton"
+    once = f'[once]\nworkload = "gateway"\ncommand = ["{program}", "-c", "{driver}"]\nthrough = ["idle"]\n'
     (tmp_path / "mesh.toml").write_text(IDLE + once)
     ended = up_once(tmp_path)
     assert ended.returncode == 1
