@@ -5,6 +5,7 @@ HAUBERK_CONFIG, and both over the defaults. A name nobody knows is an error: mos
 would do nothing.
 """
 
+import difflib
 import math
 import os
 import tomllib
@@ -65,7 +66,7 @@ class Settings:
             given[_known(name, f"argument {name}")] = value
         for field in fields(cls):
             if field.default is MISSING and field.name not in given:
-                raise SettingsError(f"{_NAMED[field.name]} is missing: {_REMEDY[field.name]}")
+                raise SettingsError(f"{_variable(field.name)} is missing: {_REMEDY[field.name]}")
         return cls(**given)
 
 
@@ -96,16 +97,26 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
     found = {}
     for variable, text in env.items():
         if variable.startswith(PREFIX) and variable != CONFIG and not variable.startswith(RESERVED):
-            name = _known(variable.removeprefix(PREFIX).swapcase(), variable)
+            name = _known(variable.removeprefix(PREFIX).swapcase(), variable, _variable)
             found[name] = _parsed(name, text, variable)
     return found
 
 
-def _known(name: str, where: str) -> str:
-    if name not in _PARSERS:
-        known = ", ".join(sorted(_PARSERS))
-        raise SettingsError(f"{where} is no setting: correct or remove it; there are {known}")
-    return name
+def _known(name: str, where: str, spelled: Callable[[str], str] = str) -> str:
+    """`name`, if it is a setting; `spelled` writes one as it is where this one was found."""
+    if name in _PARSERS:
+        return name
+    if name == "join_token":
+        file, fd = spelled("join_token_file"), spelled("join_token_fd")
+        remedy = f"name a file that holds the token in {file}, or an open descriptor in {fd}"
+        raise SettingsError(f"{where} is no setting: {remedy}")
+    near = [f"did you mean {spelled(like)}?" for like in difflib.get_close_matches(name, _PARSERS, n=1)]
+    known = f"there are {', '.join(map(spelled, sorted(_PARSERS)))}"
+    raise SettingsError(f"{where} is no setting: correct or remove it; {' '.join([*near, known])}")
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
 
 
 def _parsed(name: str, value: Any, where: str) -> Any:
@@ -206,7 +217,6 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "access_log": _flag,
     "drain_seconds": _seconds,
 }
-_NAMED = {name: f"{PREFIX}{name.upper()}" for name in _PARSERS}
 _REMEDY = {
     "name": 'set it to the workload path, like "orders"',
     "state_dir": "set it to a folder for this workload's key and certificates",

@@ -106,10 +106,26 @@ def test_a_variable_nobody_knows(variable: str) -> None:
         Settings.load({**ENOUGH, variable: "x"})
 
 
+def test_a_variable_nobody_knows_comes_with_the_one_that_was_meant_and_all_there_are() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({**ENOUGH, "HAUBERK_LISTN": "x"})
+    said = str(caught.value)
+    assert "did you mean HAUBERK_LISTEN? there are HAUBERK_ACCESS_LOG, HAUBERK_ADVERTISE, " in said
+
+
+def test_a_token_in_the_environment_is_refused_unrepeated_with_where_it_belongs() -> None:
+    with pytest.raises(
+        SettingsError, match="HAUBERK_JOIN_TOKEN_FILE, or an .* HAUBERK_JOIN_TOKEN_FD"
+    ) as caught:
+        Settings.load({**ENOUGH, "HAUBERK_JOIN_TOKEN": "hbk1.secret"})
+    assert str(caught.value).startswith("HAUBERK_JOIN_TOKEN is no setting: ")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("listn = 1", r"listn in .*h.toml is no setting"),
+        ("listn = 1", r"listn in .*h.toml is no setting: .*did you mean listen\? there are access_log, "),
         ("listen = 1", r"listen in .*h.toml is 1: write a text"),
         ("access_log = 2", r"access_log in .*h.toml is 2: write 1 or 0"),
         ("[nested]\nname = 'x'", r"nested in .*h.toml is no setting"),
