@@ -115,7 +115,7 @@ def test_a_variable_nobody_knows_comes_with_the_one_that_was_meant_and_all_there
 
 def test_a_token_in_the_environment_is_refused_unrepeated_with_where_it_belongs() -> None:
     with pytest.raises(
-        SettingsError, match="HAUBERK_JOIN_TOKEN_FILE, or an .* HAUBERK_JOIN_TOKEN_FD"
+        SettingsError, match=r"HAUBERK_JOIN_TOKEN_FILE, or an .* HAUBERK_JOIN_TOKEN_FD"
     ) as caught:
         Settings.load({**ENOUGH, "HAUBERK_JOIN_TOKEN": "hbk1.secret"})
     assert str(caught.value).startswith("HAUBERK_JOIN_TOKEN is no setting: ")
