@@ -35,6 +35,10 @@ _log = logging.getLogger(__name__)
 
 Handlers = Mapping[str, RpcMethod]
 DRAIN_S = 10.0
+LINGER_S = 0.5
+"""Between callers having been told that we leave and our leaving: to have heard is not yet to have acted.
+A call that comes after it is ended by core as CANCELLED, which nobody retries.
+"""
 
 
 class Announcement(Protocol):
@@ -225,6 +229,7 @@ class MeshServer(grpc.aio.Server):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._announcement.withdraw()
+                    await asyncio.sleep(LINGER_S)
         await server.stop(max(0.0, ends_at - time.monotonic()))
         if self._announcement is not None:
             await self._announcement.end()

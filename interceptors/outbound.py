@@ -15,7 +15,14 @@ from hauberk.interceptors.call import current_call
 from hauberk.interceptors.deadline import budget
 from hauberk.interceptors.errors import Refused, rpc_error
 from hauberk.interceptors.metadata import BUDGET, LONGEST_BUDGET_S, TO
-from hauberk.interceptors.outgoing import Explain, StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from hauberk.interceptors.outgoing import (
+    Explain,
+    Requests,
+    StreamStream,
+    StreamUnary,
+    UnaryStream,
+    UnaryUnary,
+)
 from hauberk.interceptors.tracing import TRACEPARENT, TraceContext
 
 MetadataLike = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
@@ -164,7 +171,10 @@ class _ManyRequests(_MultiCallable):
         compression: grpc.Compression | None = None,
     ) -> Any:
         options = {"credentials": credentials, "wait_for_ready": wait_for_ready, "compression": compression}
-        return self._leave(request_iterator, timeout, metadata, options)
+        requests = None if request_iterator is None else Requests(request_iterator)
+        call = self._leave(requests, timeout, metadata, options)
+        call.requests = requests
+        return call
 
 
 class _UnaryUnary(_OneRequest, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):

@@ -1,12 +1,13 @@
 """One outgoing call as its caller holds it: core's call, whose errors say more.
 
-Two things are added. A hint is appended to the details of a failed call, where there is one to give. And a
-call that ends because our own channel was closed under it raises UNAVAILABLE: core raises CancelledError,
-which looks to the caller as if its own task were being cancelled.
+Three things are added. A hint is appended to the details of a failed call, where there is one to give. What
+goes wrong in making the requests reaches the caller. And a call that ends because our own channel was closed
+under it raises UNAVAILABLE: core raises CancelledError, which looks to the caller as if its own task were
+being cancelled.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import Any, NoReturn
 
 import grpc
@@ -18,10 +19,31 @@ Explain = Callable[[AioRpcError], str | None]
 """What a failed call's error means here, if one can tell."""
 
 
+class Requests:
+    """The requests of a call as its caller makes them, and what the making raised: core would drop that."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+        self.error: Exception | None = None
+
+    async def __aiter__(self) -> AsyncGenerator[Any, None]:
+        try:
+            if hasattr(self._made, "__aiter__"):
+                async for request in self._made:
+                    yield request
+            else:
+                for request in self._made:
+                    yield request
+        except Exception as error:
+            self.error = error
+            raise
+
+
 class Outgoing(grpc.aio.Call):
     """What calls of all four shapes have in common. Everything not said here is core's own."""
 
     def __init__(self, call: Any, explain: Explain | None) -> None:
+        self.requests: Requests | None = None
         self._call = call
         self._explain = explain
         self._cancelled = False
@@ -69,7 +91,9 @@ class Outgoing(grpc.aio.Call):
     def _failed(self, error: AioRpcError | asyncio.CancelledError) -> NoReturn:
         """Raise what the caller should see for `error`."""
         if isinstance(error, AioRpcError):
-            raise _explained(error, self._explain)
+            raise _explained(error, self._explain) from None
+        if self.requests is not None and self.requests.error is not None:
+            raise self.requests.error
         task = asyncio.current_task()
         if self._cancelled or (task is not None and task.cancelling()):
             raise error
@@ -109,6 +133,11 @@ class _ManyReplies(Outgoing):
 
 
 class _ManyRequests(Outgoing):
+    def __init__(self, call: Any, explain: Explain | None) -> None:
+        super().__init__(call, explain)
+        if hasattr(call, "_cython_call"):
+            call._cython_call = _Truthful(call._cython_call)
+
     async def write(self, request: Any) -> None:
         try:
             await self._call.write(request)
@@ -120,6 +149,24 @@ class _ManyRequests(Outgoing):
             await self._call.done_writing()
         except (AioRpcError, asyncio.CancelledError) as error:
             self._failed(error)
+
+
+class _Truthful:
+    """Core's inner call, which ends with the server's status alone.
+
+    A write that meets the end of its call fails in core, and grpc.aio then makes the status INTERNAL,
+    "Internal error from Core": a caller refused at once saw that, not the refusal, one time in four.
+    Left alone, it waits for the true status, which is on its way.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def set_internal_error(self, error: str) -> None:
+        """Called by grpc.aio for a write that failed."""
 
 
 class UnaryUnary(_OneReply, grpc.aio.UnaryUnaryCall[Any, Any]):
