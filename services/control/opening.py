@@ -5,9 +5,12 @@ Nothing is made silently that an operator could have lost: no CA, and no store w
 
 import os
 import select
+import sqlite3
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from sqlalchemy.exc import DBAPIError
 
 from hauberk.certs import files, join
 from hauberk.certs.authority import Authority
@@ -47,14 +50,34 @@ def open_state(settings: ControlSettings, stack: ExitStack, now: datetime) -> Op
     try:
         _lock(settings, stack)
         authority = _authority(settings)
+        _check_ports(settings)
         store = Store.open(settings.database)
         stack.callback(store.close)
         _claim(settings, authority, store)
         if settings.operator_token_fd is not None:
             _admit_operator(_read_token(settings.operator_token_fd), authority, store, now)
-    except (CertsError, DatabaseError, StoreMismatch, Refused) as error:
+    except (DatabaseError, DBAPIError) as error:
+        raise StartRefused(database_trouble(error) or str(error).partition("\n")[0]) from error
+    except (CertsError, StoreMismatch, Refused) as error:
         raise StartRefused(str(error)) from error
     return Opened(authority=authority, store=store)
+
+
+def database_trouble(error: BaseException) -> str | None:
+    """What ails the database file below `error`, as a line with the remedy; None if it is something else."""
+    origin = error if isinstance(error, DBAPIError) else error.__cause__
+    if not isinstance(origin, DBAPIError) or not isinstance(origin.orig, sqlite3.Error):
+        return None
+    # The low byte is the kind of error: https://www.sqlite.org/rescode.html
+    match getattr(origin.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return "the disk is full, or our part of it: the database cannot be written; make room"
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+            return "the database file is damaged or no database at all: restore it from a backup"
+        case sqlite3.SQLITE_IOERR:
+            return "the disk refuses to read or write the database: look whether it is full, or failing"
+        case _:
+            return None
 
 
 def _lock(settings: ControlSettings, stack: ExitStack) -> None:
@@ -64,6 +87,16 @@ def _lock(settings: ControlSettings, stack: ExitStack) -> None:
         raise StartRefused(f"another control plane is running in {settings.state}: stop that one first")
     stack.enter_context(lock)
     addresses.withdraw(settings.state / "control")  # of a process that was killed
+
+
+def _check_ports(settings: ControlSettings) -> None:
+    """A port that mesh.toml names and somebody has is refused in mesh.toml's words."""
+    for key, listen in (("listen", settings.listen), ("enrolment_listen", settings.enrolment_listen)):
+        if listen.port and (why := addresses.obstacle(listen)):
+            raise StartRefused(
+                f'[control] {key} = "{listen}" in mesh.toml: {why}; write another, '
+                "or port 0 for any that is free"
+            )
 
 
 def _authority(settings: ControlSettings) -> Authority:

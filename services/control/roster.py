@@ -131,7 +131,8 @@ class Roster:
             if self._bindings.get(service) != spiffe_id:
                 raise NotBound(
                     f"{spiffe_id} announced {service:.99}, which it may not serve: name it under serves in "
-                    f"mesh.toml, or hauberk invite {spiffe_id.name} --serves {service:.99}",
+                    f"mesh.toml, or hauberk invite {spiffe_id.name} --serves {service:.99}, "
+                    "and --serves again for each contract it is to keep",
                     metadata={"contract": service, "spiffe_id": str(spiffe_id)},
                 )
 

@@ -191,5 +191,5 @@ async def test_a_port_that_is_taken_is_one_line_and_exit_1(process: Process) -> 
     taken.close()
     await taken.wait_closed()
     assert code == 1
-    assert f"127.0.0.1:{port}" in said.splitlines()[-1]
+    assert f'[control] listen = "127.0.0.1:{port}" in mesh.toml: another process' in said.splitlines()[-1]
     assert "Traceback" not in said

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import grpc
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from hauberk.certs.authority import Authority
+from hauberk.errors import ListenFailed
 from hauberk.protos.hauberk.control.v1 import admin_pb2, enrolment_pb2
-from hauberk.services.control.opening import StartRefused
+from hauberk.services.control import addresses
+from hauberk.services.control.opening import StartRefused, database_trouble
 from hauberk.services.control.plane import control_plane
 from hauberk.services.control.settings import ConfigError
 from hauberk.services.control.snapshot import Status
 from hauberk.services.control.store import Store
+from hauberk.services.database import open_database
 from tests.control.core_mesh import (
     CATALOG,
     NOT_SERVING,
@@ -111,6 +115,51 @@ async def test_an_emptied_store_is_refused(tmp_path: Path) -> None:
     for file in (tmp_path / "state" / "control").glob("control.db*"):
         file.unlink()
     assert "the store is empty" in await start_refused(tmp_path / "state")
+
+
+@pytest.mark.parametrize("key", ["listen", "enrolment_listen"])
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [(None, "another process listens there"), ("192.0.2.7:8443", "no address of this machine")],
+)
+async def test_a_port_that_cannot_be_had_is_refused_in_the_words_of_the_mesh_file(
+    tmp_path: Path, key: str, address: str | None, why: str
+) -> None:
+    make_ca(tmp_path / "state")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = address or f"127.0.0.1:{taken.getsockname()[1]}"
+        said = await start_refused(tmp_path / "state", **{key: listen})
+    assert said.startswith(f'[control] {key} = "{listen}" in mesh.toml: {why}; ')
+    assert "HAUBERK_LISTEN" not in said
+
+
+@pytest.mark.parametrize("kept", [0, 4096])
+async def test_a_damaged_store_is_called_damaged(tmp_path: Path, kept: int) -> None:
+    async with core_mesh(tmp_path / "state"):
+        pass
+    for file in (tmp_path / "state" / "control").glob("control.db*"):
+        file.write_bytes(file.read_bytes()[:kept] + b"no database" * 5000)
+    assert "damaged or no database at all: restore it" in await start_refused(tmp_path / "state")
+
+
+def test_a_full_disk_is_called_full(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/full/small.db")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE one (text TEXT)")
+        connection.exec_driver_sql("PRAGMA max_page_count = 2")
+        with pytest.raises(OperationalError) as full:
+            connection.exec_driver_sql("INSERT INTO one VALUES (hex(zeroblob(100000)))")
+    engine.dispose()
+    assert "the disk is full" in str(database_trouble(full.value))
+
+
+async def test_addresses_that_cannot_be_told_are_a_failure_to_listen(tmp_path: Path) -> None:
+    make_ca(tmp_path / "state")
+    (tmp_path / "state" / "control").mkdir(mode=0o700)
+    (tmp_path / "state" / "control" / addresses.PORTS).mkdir()
+    with pytest.raises(ListenFailed, match="nobody can be told where we listen: cannot write"):
+        async with control_plane(settings(tmp_path / "state")):
+            pass
 
 
 async def test_the_store_of_another_mesh_is_refused(tmp_path: Path) -> None:
