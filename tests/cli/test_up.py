@@ -4,28 +4,17 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cli.processes import IDLE, is_running, leaves_nothing, pid_of, processes_of, serving, until
 from tests.mesh.running import COMMAND, clean_environment, hauberk, replicas, running, shop, up_once
 
 FIRST_ORDER_S = 15
-DIES = """
-trust_domain = "dies.test"
-[workloads.dies]
-command = ["python", "-c", "print('no such table'); raise SystemExit(3)"]
-"""
-IDLE = """
-trust_domain = "idle.test"
-[workloads.idle]
-command = ["sleep", "600"]
-"""
 
 
 @pytest.fixture
@@ -174,60 +163,11 @@ def test_a_mesh_whose_certificates_ended_while_it_ran_starts_again_by_nobodys_ha
         assert hauberk(tmp_path, "ps").returncode == 0
 
 
-def test_a_process_that_keeps_dying_ends_the_mesh_loudly(tmp_path: Path) -> None:
-    (tmp_path / "mesh.toml").write_text(DIES)
-    ended = hauberk(tmp_path, "up", timeout=90)
-    assert ended.returncode == 1
-    assert "dies-1 ended with exit code 3, 5 times in a row: given up. Its last lines:" in ended.stderr
-    assert ended.stderr.rstrip().splitlines()[-1] == "hauberk: dies-1 was given up"
-    leaves_nothing(tmp_path)
-
-
-def test_a_workload_that_was_revoked_does_not_take_the_others_with_it(folder: Path) -> None:
-    with running(folder) as up:
-        assert hauberk(folder, "revoke", "payments").returncode == 0
-        until(lambda: "payments-1 cannot be started" in (folder / "up.log").read_text())
-        until(lambda: "the mesh runs on without it" in (folder / "up.log").read_text())
-        assert serving(folder) == {"control", "catalog", "orders"}
-        up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 1
-    assert "hauberk: payments-1 was given up" in (folder / "up.log").read_text()
-
-
-def test_a_workload_given_up_at_the_start_is_in_the_table_and_the_others_run(tmp_path: Path) -> None:
-    idle = IDLE[IDLE.index("[workloads") :]
-    (tmp_path / "mesh.toml").write_text(f'{DIES}serves = ["dies.v1.Dies"]\n{idle}')
-    with (tmp_path / "up.log").open("w") as log:
-        up = subprocess.Popen(
-            [*COMMAND, "up"], cwd=tmp_path, env=clean_environment(), stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        until(lambda: "all but dies-1 serve after" in (tmp_path / "up.log").read_text())
-        told = (tmp_path / "up.log").read_text()
-        assert "the mesh runs on without it" in told
-        assert re.search(r"dies-1 +spiffe://dies.test/dies +- +given up", told)
-        assert re.search(r"idle-1 +spiffe://dies.test/idle +- +serving +\d+", told)
-    finally:
-        up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 1
-    assert (tmp_path / "up.log").read_text().rstrip().endswith("hauberk: dies-1 was given up")
-
-
 def test_a_revoked_name_that_nobody_has_is_pointed_out(shop_folder: Path) -> None:
     ended = hauberk(shop_folder, "revoke", "paymets")
     assert ended.returncode == 0
     assert ended.stdout == "revoked spiffe://shop.test/paymets\n"
     assert "nobody of that name is announced or in mesh.toml" in ended.stderr
-
-
-def test_a_control_plane_that_cannot_start_ends_up_loudly(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        listen = f'[control]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n'
-        (tmp_path / "mesh.toml").write_text(f'trust_domain = "a.test"\n{listen}')
-        ended = hauberk(tmp_path, "up", timeout=90)
-    assert ended.returncode == 1
-    assert ended.stderr.rstrip().splitlines()[-1] == "hauberk: control was given up"
-    assert re.search(r"control \| .*127.0.0.1:\d+", ended.stderr)
 
 
 @pytest.mark.parametrize(
@@ -280,60 +220,6 @@ def test_all_that_is_written_is_ours_alone(shop_folder: Path) -> None:
     assert loose == []
 
 
-def leaves_nothing(folder: Path) -> None:
-    """No process of the mesh in `folder`, and no file that tells where one listens."""
-    until(lambda: not processes_of(folder))
-    state = folder / ".hauberk"
-    assert [path for path in state.rglob("*") if path.is_socket() or path.name.endswith(".pid")] == []
-    assert not (state / "control" / "addresses.json").exists()
-    assert (state / "ca" / "authority.json").exists()
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Every process whose working folder is `folder`: `up`, and all it started."""
-    listed = subprocess.run(["ps", "-eo", "pid="], capture_output=True, text=True, check=True)
-    found = [int(pid) for pid in listed.stdout.split()]
-    return [pid for pid in found if is_running(pid) and working_folder(pid) == folder]
-
-
-def pid_of(folder: Path, module: str) -> int:
-    (pid,) = [
-        pid
-        for pid in processes_of(folder)
-        if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    ]
-    return pid
-
-
-def working_folder(pid: int) -> Path | None:
-    try:
-        return Path(f"/proc/{pid}/cwd").readlink()
-    except OSError:
-        return None
-
-
-def is_running(pid: int) -> bool:
-    """A zombie that waits to be buried runs no more."""
-    listed = subprocess.run(
-        ["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return listed.stdout.strip()[:1] not in ("", "Z")
-
-
 def is_anew(row: dict[str, Any], before: dict[str, Any]) -> bool:
     same = bool(row["workload"] == before["workload"])
     return same and row["status"] == "serving" and row["address"] != before["address"]
-
-
-def serving(folder: Path) -> set[str]:
-    listed = hauberk(folder, "ps", "--json")
-    if listed.returncode != 0:
-        return set()
-    return {row["workload"] for row in json.loads(listed.stdout) if row["status"] == "serving"}
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not come to that in time"
-        time.sleep(0.2)
