@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -229,6 +229,21 @@ class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
         self._clock = clock
         self._tasks = asyncio.TaskGroup()
         self._mesh: Mesh | None = None
+
+    if not TYPE_CHECKING:  # a type checker says as much by itself
+
+        def __enter__(self):
+            raise TypeError("joining takes `async with`: async with hauberk.join() as mesh")
+
+        def __exit__(self, *_):
+            """Never reached; without it `with` would not ask for the above."""
+
+        def __getattr__(self, name):
+            if hasattr(Mesh, name):
+                raise AttributeError(
+                    f"join() is not the mesh yet: async with hauberk.join() as mesh, then mesh.{name}"
+                )
+            raise AttributeError(f"join has no attribute {name!r}")
 
     async def __aenter__(self) -> Mesh:
         if self._settings is None:

@@ -1,6 +1,7 @@
 """The outermost frame of a process of the mesh: its loop, its signals, its exit code."""
 
 import asyncio
+import inspect
 import logging
 import signal
 import sys
@@ -21,6 +22,9 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     The first SIGTERM or SIGINT sets `mesh.stopping`, so that servers drain and `main` ends by itself; the
     second cancels it. What keeps a process out of the mesh is printed as one line, and the exit code is 1.
     """
+    if inspect.iscoroutine(main):
+        main.close()
+        raise TypeError("run takes the function itself: hauberk.run(main), not hauberk.run(main())")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import grpc
+from google.protobuf import descriptor_pool
 
 from hauberk.interceptors.errors import MessageUnreadable, PolicyError, UnknownMethod
 from hauberk.interceptors.policy import Policy
@@ -80,7 +81,7 @@ def _answer(path: str, behaviour: Callable[..., Any], policy: Policy, write: Wri
     if not inspect.isroutine(called):
         called = type(called).__call__
     if inspect.iscoroutinefunction(called):
-        return _writes(behaviour) if policy.response_streaming else _replies(behaviour, write)
+        return _writes(behaviour) if policy.response_streaming else _replies(behaviour, path, write)
     if inspect.isasyncgenfunction(called):
         if not policy.response_streaming:
             raise PolicyError(f"method is a generator, but its contract says one reply: {path}")
@@ -91,16 +92,38 @@ def _answer(path: str, behaviour: Callable[..., Any], policy: Policy, write: Wri
     raise PolicyError(f"method is a plain function, an asyncio server needs `async def`: {path} ({named})")
 
 
-def _replies(behaviour: Callable[..., Awaitable[Any]], write: Writer) -> Answer:
+def _replies(behaviour: Callable[..., Awaitable[Any]], path: str, write: Writer) -> Answer:
+    promised = _promised(path, write)
+
     async def answer(request: Any, context: Context) -> bytes:
         reply = await behaviour(request, context)
         if context.done() or has_failed(context):
             return b""
-        if reply is None:
-            raise TypeError("method returned None where its contract says a reply")
+        _check_reply(reply, path, promised)
         return write(reply)
 
     return answer
+
+
+def _promised(path: str, write: Writer) -> str | None:
+    """Full name of the message the contract says; None where the method writes its replies another way."""
+    if getattr(write, "__name__", "") != "SerializeToString":
+        return None
+    service, _, name = path.removeprefix("/").partition("/")
+    try:
+        contract = descriptor_pool.Default().FindServiceByName(service)
+        return str(contract.methods_by_name[name].output_type.full_name)
+    except KeyError:  # no contract of this process
+        return None
+
+
+def _check_reply(reply: Any, path: str, promised: str | None) -> None:
+    if promised is None and reply is not None:
+        return
+    described = getattr(reply, "DESCRIPTOR", None)
+    returned = type(reply).__name__ if described is None else described.full_name
+    if returned != promised:
+        raise TypeError(f"{path} returned {returned}, its contract says {promised or 'a reply'}")
 
 
 def _writes(behaviour: Callable[..., Awaitable[None]]) -> Answer:

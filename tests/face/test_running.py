@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import hauberk
 from tests.face.control import Control
 
 CIPHERS = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES256-GCM-SHA384"}
@@ -80,6 +81,23 @@ async def test_what_keeps_a_process_out_is_one_line_and_exit_code_1(control: Con
         assert first == ""
         (line,) = errors.decode().splitlines()
         assert line.startswith("hauberk: cannot join as catalog: nothing is in ")
+
+
+def test_a_coroutine_in_place_of_its_function_is_told_what_to_write() -> None:
+    async def main() -> None:
+        pass
+
+    with pytest.raises(TypeError, match=r"hauberk\.run\(main\), not hauberk\.run\(main\(\)\)"):
+        hauberk.run(main())  # type: ignore[arg-type]
+
+
+def test_joining_without_async_with_is_told_what_to_write() -> None:
+    join: Any = hauberk.join
+    with pytest.raises(TypeError, match=r"async with hauberk\.join"), join():
+        pass
+    with pytest.raises(AttributeError, match=r"async with hauberk.join\(\) as mesh, then mesh.server"):
+        join().server()
+    assert not hasattr(join(), "anything_else")
 
 
 async def test_tls_1_2_is_refused_in_the_handshake(control: Control) -> None:

@@ -289,6 +289,37 @@ async def test_generated_stubs_take_the_channel(stage: Stage) -> None:
     assert info(caught.value).reason == "METHOD_NOT_IMPLEMENTED"
 
 
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (None, "NoneType"),
+        ("a product", "str"),
+        (catalog_pb2.GetProductRequest(), "shop.catalog.v1.GetProductRequest"),
+    ],
+    ids=["none", "text", "another message"],
+)
+async def test_reply_of_another_type_is_named_beside_the_one_promised(
+    stage: Stage, caplog: pytest.LogCaptureFixture, wrong: Any, named: str
+) -> None:
+    """In the server's log alone: a message of another type would even be sent."""
+
+    class Wrong(Catalog):
+        async def GetProduct(self, request: Any, context: Any) -> Any:  # noqa: N802
+            return wrong
+
+    service, guard = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"], stage.new_guard()
+    methods = generated(catalog_pb2_grpc.add_CatalogServicer_to_server, Wrong())  # type: ignore[abstract]
+    guard.add(service.full_name, methods, policies_of(service))
+    await stage.start(guard)
+    stub = catalog_pb2_grpc.CatalogStub(stage.guarded("gateway"))
+    with pytest.raises(AioRpcError) as caught:
+        await stub.GetProduct(request=catalog_pb2.GetProductRequest(sku="b-7"), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    said = f"/shop.catalog.v1.Catalog/GetProduct returned {named}, its contract says shop.catalog.v1.Product"
+    assert said in caplog.text
+    assert "returned" not in (caught.value.details() or "")
+
+
 async def test_channel_is_a_channel(stage: Stage, shape: Shape) -> None:
     await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "*"))})
     async with stage.guarded() as channel:
