@@ -29,7 +29,7 @@ up: $(READY) ## run the whole mesh on this machine until Ctrl-C (ARGS=--once: dr
 .PHONY: test
 test: $(READY) ## run every test (ARGS='-k rotation' chooses); installs grpcurl first where there is Go
 	@scripts/install-grpcurl.sh --optional
-	@exec $(BIN)/pytest $(ARGS)
+	@exec $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: check
 check: $(READY) ## lint, formatting, types, layout, contracts and freshness of generated code; about a minute

@@ -15,6 +15,9 @@ from grpc.aio import AioRpcError
 
 from hauberk.interceptors.errors import ChannelClosed, rpc_error
 
+_NOT_BEGUN = "Failed grpc_call_start_batch"
+"""How core's refusal to begin an operation starts, two writes at once for one."""
+
 Explain = Callable[[AioRpcError], str | None]
 """What a failed call's error means here, if one can tell."""
 
@@ -166,7 +169,9 @@ class _Truthful:
         return getattr(self._call, name)
 
     def set_internal_error(self, error: str) -> None:
-        """Called by grpc.aio for a write that failed."""
+        """Called by grpc.aio for a write that failed; one that core never began leaves the call alive."""
+        if error.startswith(_NOT_BEGUN):
+            self._call.set_internal_error(error)
 
 
 class UnaryUnary(_OneReply, grpc.aio.UnaryUnaryCall[Any, Any]):

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from grpc.aio import AioRpcError
 
+from hauberk.interceptors.outgoing import _Truthful
 from tests.interceptors.stage import Shape, Stage, echo, path, policy
 
 SHAPES = pytest.mark.parametrize(
@@ -71,3 +72,18 @@ async def test_what_the_requests_raise_reaches_the_caller(stage: Stage, shape: S
     for requests in (later(), at_once()):
         with pytest.raises(Mistake):
             await ended(stage.guarded(), shape, requests)
+
+
+def test_an_operation_that_core_never_began_ends_the_call() -> None:
+    """Then no status is on its way that could be waited for."""
+    told: list[str] = []
+
+    class Inner:
+        def set_internal_error(self, error: str) -> None:
+            told.append(error)
+
+    truthful = _Truthful(Inner())
+    truthful.set_internal_error('Failed "execute_batch": (the call had ended)')
+    assert told == []
+    truthful.set_internal_error("Failed grpc_call_start_batch: 8 with grpc_call_error value")
+    assert len(told) == 1
