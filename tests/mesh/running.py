@@ -43,15 +43,7 @@ def clean_environment() -> dict[str, str]:
 
 def up_once(folder: Path, *, timeout: float = 150) -> subprocess.CompletedProcess[str]:
     """`hauberk up --once` to its end."""
-    return subprocess.run(
-        [*COMMAND, "up", "--once"],
-        cwd=folder,
-        env=clean_environment(),
-        text=True,
-        capture_output=True,
-        timeout=timeout,
-        check=False,
-    )
+    return hauberk(folder, "up", "--once", timeout=timeout)
 
 
 @contextlib.contextmanager
