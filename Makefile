@@ -31,6 +31,10 @@ test: $(READY) ## run every test (ARGS='-k rotation' chooses); installs grpcurl 
 	@scripts/install-grpcurl.sh --optional
 	@exec $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
+.PHONY: soak
+soak: $(READY) ## the long versions of the tests of faults, one after the other; under 20 minutes
+	@exec $(BIN)/pytest -m soak --soak $(ARGS)
+
 .PHONY: check
 check: $(READY) ## lint, formatting, types, layout, contracts and freshness of generated code; about a minute
 	@scripts/check.sh
