@@ -11,7 +11,6 @@ back, no claim is believed that reaches further than any is given.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -61,8 +60,7 @@ async def kept(renew: Callable[[], None], every: timedelta) -> AsyncIterator[Non
         yield
     finally:
         renewals.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await renewals
+        await asyncio.wait([renewals])
 
 
 async def _renewals(renew: Callable[[], None], every: timedelta) -> None:

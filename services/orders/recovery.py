@@ -107,11 +107,14 @@ class Recovery:
         try:
             taken = await asyncio.to_thread(self._store.take, now=self._now())
         except SQLAlchemyError as error:
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             _log.warning("abandoned orders cannot be looked for: %s", _first_line(error))
-            return None
-        self._pause_s = self._look_s
-        return taken
+        except Exception:  # the next look may find another
+            _log.exception("abandoned orders cannot be looked for")
+        else:
+            self._pause_s = self._look_s
+            return taken
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return None
 
     async def _recover(self, order: Order, claim: Claim) -> None:
         """Settle it, or give it up again."""
