@@ -26,7 +26,7 @@ LEASE = timedelta(seconds=5)
 """After a kill an order waits this long at most until it is taken up. A third of it, the time between two
 renewals, is more than a crowded machine lets a living process wait; two renewals may fail.
 """
-LONGEST_REST = timedelta(seconds=60)
+LONGEST_REST = timedelta(seconds=30)
 """How long recovery leaves an order alone at most that it could not settle."""
 
 _log = logging.getLogger(__name__)

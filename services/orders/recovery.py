@@ -10,9 +10,10 @@ touches its twin's living order. What it does depends on what was recorded last:
     charged         on: nothing is left to be asked for.
     a failure       back, however often it takes.
 
-A callee that is away is no reason to give an order up before it is old: nobody waits for an answer here. What
-could not be settled rests as long as it has lain since its last record, so that it is tried ever more seldom,
-1 s to LONGEST_REST. A customer who asks with its key does not wait for that, nor for any of this.
+What a callee refuses for good turns an order back at any stage. That a callee is away does not before the
+order is old: nobody waits for an answer here. What could not be settled rests half as long as it has lain
+since its last record, 1 s to LONGEST_REST; so it is tried ever more seldom, and a callee's return is met
+within half the time it was away. A customer who asks with its key does not wait for that.
 """
 
 import asyncio
@@ -150,9 +151,8 @@ class Recovery:
         return order.stage is Stage.AUTHORISED or self._age(order.created_at) < PATIENCE
 
     def _rest(self, order: Order) -> timedelta:
-        """As long as it has lain already, so that every rest is about twice the one before."""
-        lain = self._age(order.updated_at)
-        return max(SHORTEST_REST, min(lain, LONGEST_REST)) * random.uniform(0.75, 1.0)  # noqa: S311 - spreads replicas
+        half = self._age(order.updated_at) / 2
+        return max(SHORTEST_REST, min(half, LONGEST_REST)) * random.uniform(0.75, 1.0)  # noqa: S311 - spreads replicas
 
     def _age(self, since: datetime) -> timedelta:
         return self._now() - since

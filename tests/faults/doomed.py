@@ -1,13 +1,14 @@
-"""A process of the shop that kills itself where it is told to: `doomed.py POINT python -m MODULE`.
+"""A process of the shop that kills or freezes itself: `doomed.py KILL|STOP POINT python -m MODULE`.
 
-POINT is one of POINTS: a function of that process, and whether SIGKILL comes before it or after it has
-returned. The last thing the process says is `doomed: POINT ORDER SECONDS`: the order it was at, and when,
-since the epoch.
+POINT is one of POINTS: a function of that process, and whether the signal comes before it or after it has
+returned. It comes once. The last thing the process says before is `doomed: POINT ORDER SECONDS`: the order it
+was at, and when, since the epoch.
 """
 
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import runpy
 import signal
@@ -87,22 +88,25 @@ POINTS: Mapping[str, Mapping[str, Point]] = {
 
 
 def main() -> None:
-    point, (_python, _m, module) = sys.argv[1], sys.argv[2:]
+    number, point, _python, _m, module = sys.argv[1:]
     sys.path[0] = ""  # as it is under -m
-    _doom(point, POINTS[module.split(".")[2]][point])
+    _doom(point, POINTS[module.split(".")[2]][point], signal.Signals[f"SIG{number}"])
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _doom(name: str, point: Point) -> None:
-    """Put death before or after the point's function."""
+def _doom(name: str, point: Point, number: signal.Signals) -> None:
+    """Put the signal before or after the point's function."""
     module, _, path = point.function.partition(":")
     *owners, function = path.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))
     living = getattr(owner, function)
 
+    met = itertools.count()
+
     def die_if(when: str, args: tuple[Any, ...], result: Any = None) -> None:
-        if point.when == when and point.chosen(args, result):
-            _die(name, args, result)
+        if point.when == when and point.chosen(args, result) and next(met) == 0:
+            _say(name, args, result)
+            os.kill(os.getpid(), number)
 
     async def awaited(*args: Any, **named: Any) -> Any:
         die_if("before", args)
@@ -119,11 +123,10 @@ def _doom(name: str, point: Point) -> None:
     setattr(owner, function, awaited if inspect.iscoroutinefunction(living) else called)
 
 
-def _die(point: str, args: tuple[Any, ...], result: Any) -> None:
+def _say(point: str, args: tuple[Any, ...], result: Any) -> None:
     found = result[0] if isinstance(result, tuple) else args[1]
     order = found if isinstance(found, str) else getattr(found, "order_id", "unknown")
     os.write(1, f"doomed: {point} {order} {time.time():.6f}\n".encode())
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

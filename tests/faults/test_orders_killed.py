@@ -27,7 +27,7 @@ from tests.mesh.books import Books
 from tests.mesh.fleet import Fleet, eventually, fleet
 from tests.postgresql import new_database
 
-DOOMED = str(Path(__file__).with_name("doomed.py"))
+DOOMED = (sys.executable, str(Path(__file__).with_name("doomed.py")))
 SERVICES = ("catalog", "payments", "orders")
 CONTRACTS = {"catalog": "Catalog", "payments": "Payments", "orders": "Orders"}
 REPLICAS = (1, 2)
@@ -89,6 +89,8 @@ async def test_no_order_is_lost_doubled_or_half_done(
         exact(books(mesh, urls), customers, stocked)
         report(customers, found, deaths, took)
         await a_twin_alone_recovers(mesh, urls, customers, stocked)
+        if soaking:
+            await who_was_frozen_wakes_too_late(mesh, urls, customers, stocked)
 
 
 def plan_of(soaking: bool, on_postgresql: bool) -> Mapping[str, Sequence[str]]:
@@ -108,7 +110,7 @@ def plan_of(soaking: bool, on_postgresql: bool) -> Mapping[str, Sequence[str]]:
 async def die_at(mesh: Fleet, name: str, points: Sequence[str]) -> None:
     """Start the process once for each point, where it kills itself, and once more to live."""
     for point in points:
-        mesh.before[name] = [sys.executable, DOOMED, point]
+        mesh.before[name] = [*DOOMED, "KILL", point]
         await mesh.start(name)
         code = await mesh.ended(name, within=DIES_S)
         assert code == -signal.SIGKILL, f"{name} ended with {code}, and not at {point}"
@@ -120,8 +122,8 @@ async def a_twin_alone_recovers(
     mesh: Fleet, urls: Mapping[str, str], customers: Customers, stocked: Mapping[str, int]
 ) -> None:
     """From a kill in the middle of several orders until none is unsettled; nobody is restarted."""
-    await mesh.stop("orders-1")
-    mesh.before["orders-1"] = [sys.executable, DOOMED, "money-captured"]
+    assert await mesh.stop("orders-1") == 0
+    mesh.before["orders-1"] = [*DOOMED, "KILL", "money-captured"]
     await mesh.start("orders-1")
     dying = asyncio.ensure_future(mesh.ended("orders-1", within=DIES_S))
     before = len(customers.purchases)
@@ -135,6 +137,21 @@ async def a_twin_alone_recovers(
         f"killed in the middle of {len(customers.purchases) - before} orders; all settled after {took:.2f} s"
     )
     assert took < RECOVERED_S
+
+
+async def who_was_frozen_wakes_too_late(
+    mesh: Fleet, urls: Mapping[str, str], customers: Customers, stocked: Mapping[str, int]
+) -> None:
+    """A replica that stands still between a step and its record finds its orders settled by its twin."""
+    mesh.before["orders-1"] = [*DOOMED, "STOP", "goods-reserved"]
+    known = len(deaths_of(mesh))
+    await mesh.start("orders-1")
+    await customers.come_while(lambda: len(deaths_of(mesh)) == known, rate=4 * RATE)
+    await all_settled(mesh, urls)
+    mesh.thaw("orders-1")
+    await eventually(lambda: bool(mesh.said("orders-1", "claimed by another")), within=SETTLED_S)
+    await all_settled(mesh, urls)
+    exact(books(mesh, urls), customers, stocked)
 
 
 def exact(found: Books, customers: Customers, stocked: Mapping[str, int]) -> None:
