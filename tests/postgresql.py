@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import URL, create_engine, make_url
 
 
 @contextmanager
@@ -36,6 +36,12 @@ def new_database(server_url: str) -> str:
     name = f"test_{uuid4().hex}"
     _execute(server_url, f"CREATE DATABASE {name}")
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def allow_connections(database: URL, allowed: bool) -> None:
+    """Whether the server lets anybody connect to that database; those who are connected stay."""
+    server = database.set(database="postgres").render_as_string(hide_password=False)
+    _execute(server, f"ALTER DATABASE {database.database} WITH ALLOW_CONNECTIONS {allowed}")
 
 
 def _execute(url: str, *statements: str) -> None:

@@ -6,7 +6,7 @@ Refusal
 +-- OrderFailed         FAILED_PRECONDITION   final: the goods or the money were refused
 |                       ABORTED               final: given up; a new order may fare better
 |                       INTERNAL              final: a callee refused us; the cause is in our log
-+-- OrderUnsettled      UNAVAILABLE           not final: the same key again finishes or undoes it
++-- OrderUnsettled      UNAVAILABLE           not final yet: recovery or the same key again settles it
 
 ClaimLost               no answer: somebody else works on the order now
 """

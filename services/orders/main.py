@@ -4,6 +4,7 @@ import hauberk
 from hauberk.protos.shop.orders.v1.orders_pb2_grpc import add_OrdersServicer_to_server
 from hauberk.services.orders.callees import Callees
 from hauberk.services.orders.errands import Errands
+from hauberk.services.orders.recovery import Recovery
 from hauberk.services.orders.servicer import Orders
 from hauberk.services.orders.store import OrderStore
 from hauberk.services.own_database import own_database
@@ -17,9 +18,11 @@ async def main() -> None:
         Errands() as errands,
     ):
         server = mesh.server()
-        orders = Orders(OrderStore(engine), Callees(mesh.channel), errands, mesh.stopping)
+        store = OrderStore(engine)
+        orders = Orders(store, Callees(mesh.channel), errands, mesh.stopping)
         add_OrdersServicer_to_server(orders, server)
-        await server.serve()
+        async with Recovery(store, orders.saga, mesh.stopping):
+            await server.serve()
 
 
 if __name__ == "__main__":

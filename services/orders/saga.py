@@ -2,8 +2,8 @@
 
 Each step asks a callee, then records the outcome; nothing further is asked before that is recorded. So
 whoever finds an order at a stage, later or in another process, can go on from there: every callee answers a
-repeated question as it did the first time. Once the failure is recorded there is only the way back; once the
-money is taken, only the way on.
+repeated question as it did the first time. Once the failure is recorded there is only the way back; once it
+is recorded that the money is taken, only the way on. While it works, the claim on the order is kept up.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from hauberk.interceptors.tracing import TRACEPARENT, TraceContext
 from hauberk.services.money import Money
 from hauberk.services.orders.callees import Callees, Metadata, StepFailed
 from hauberk.services.orders.errors import GAVE_UP
+from hauberk.services.orders.lease import kept
 from hauberk.services.orders.store import Claim, Failure, Order, OrderStore, Stage
 
 UNDO_S = 2.0
@@ -46,20 +47,22 @@ class Saga:
         self._now = now
         self._changed = changed
 
-    async def settle(self, order: Order, claim: Claim, until: float) -> Order:
+    async def settle(self, order: Order, claim: Claim, until: float, *, patient: bool = False) -> Order:
         """Bring the order to its end, as far as that can be done now.
 
-        Steps forward begin and end before `until` (monotonic seconds); undoing has UNDO_S of its own. What
-        comes back is final, or has a failure and the claim is given up. Raises ClaimLost.
+        Steps forward begin and end before `until` (monotonic seconds); undoing has UNDO_S of its own. A step
+        that fails, but may succeed later, is the order's failure, unless `patient`: then it is left undone.
+        What comes back is final, or still the claim's. Raises ClaimLost.
         """
-        while not order.final and order.failure is None:
-            try:
-                order = await self._step(order, claim, until)
-            except StepFailed as failed:
-                order = await self._record_failure(order, claim, failed.failure)
-        if not order.final:
-            order = await self._undo(order, claim)
-        return order
+        async with kept(lambda: self._store.renew(order, claim, now=self._now()), self._store.lease / 3):
+            while not order.final and order.failure is None:
+                try:
+                    order = await self._step(order, claim, until)
+                except StepFailed as failed:
+                    if failed.passing and patient:
+                        return order
+                    order = await self._record_failure(order, claim, failed.failure)
+            return order if order.final else await self._undo(order, claim)
 
     async def _step(self, order: Order, claim: Claim, until: float) -> Order:
         match order.stage:
@@ -80,11 +83,10 @@ class Saga:
                 raise ValueError(f"no step from {order.stage}: order {order.order_id}")
 
     async def _undo(self, order: Order, claim: Claim) -> Order:
-        """Give everything back and record that; what cannot be now is left for the next who asks."""
+        """Give everything back and record that."""
         if await self._given_back(order):
             return await self._record(order, claim, Stage.FAILED)
         _log.warning("order %s is not undone yet: goods or money may still be held", order.order_id)
-        await asyncio.to_thread(self._store.leave, order, claim)
         return order
 
     async def _given_back(self, order: Order) -> bool:
@@ -135,7 +137,7 @@ def _left(until: float) -> float:
     """Seconds left for a step forward; raises StepFailed when there are none, and nothing is asked."""
     left = until - time.monotonic()
     if left <= 0:
-        raise StepFailed(Failure(reason=GAVE_UP, message="the caller's time ran out"), passing=True)
+        raise StepFailed(Failure(reason=GAVE_UP, message="time ran out"), passing=True)
     return left
 
 

@@ -67,7 +67,7 @@ class Orders(orders_pb2_grpc.OrdersServicer):
         self._leaving = leaving
         self._now = now
         self._changes = Watch(None)
-        self._saga = Saga(store, callees, now=now, changed=lambda: self._changes.set(None))
+        self.saga = Saga(store, callees, now=now, changed=lambda: self._changes.set(None))
 
     async def PlaceOrder(self, request: orders_pb2.PlaceOrderRequest, context: Context) -> orders_pb2.Order:
         async with answering(context):
@@ -102,9 +102,13 @@ class Orders(orders_pb2_grpc.OrdersServicer):
         order, claim = await asyncio.to_thread(self._store.open, asked, now=self._now())
         if claim is not None:
             try:
-                return await self._saga.settle(order, claim, until)
+                order = await self.saga.settle(order, claim, until)
             except ClaimLost as lost:
                 _log.warning("%s", lost)
+            else:
+                if not order.final:  # so that nobody waits for the claim's end
+                    await asyncio.to_thread(self._store.leave, order, claim, now=self._now())
+                return order
         return await self._settled_elsewhere(order.order_id, until)
 
     async def _settled_elsewhere(self, order_id: str, until: float) -> Order:

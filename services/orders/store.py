@@ -3,12 +3,13 @@
     new -> reserved -> authorised -> charged -> placed
       `---------`----------`-- with a failure recorded -> failed
 
-Who works on an order holds a claim on it, for a time that each record extends. Every change is conditional on
-the claim and on the stage it starts from, so a worker that slept through its claim changes nothing any more.
+Who works on an order holds a claim on it, a lease that each record extends (see lease.py). Every change is
+conditional on the claim and on the stage it starts from, so a worker that slept through its claim changes
+nothing any more. An order that is not final, and that nobody has a living claim on, is abandoned.
 Synchronous: callers go through `asyncio.to_thread`. Every change is one short transaction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,16 +20,20 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     ForeignKey,
+    Index,
     Integer,
     MetaData,
     Row,
     String,
     Table,
+    and_,
     or_,
     select,
+    text,
     update,
 )
 
@@ -36,9 +41,10 @@ from hauberk.services.database import Instant, reading
 from hauberk.services.insertion import insert_new
 from hauberk.services.money import Money
 from hauberk.services.orders.errors import ClaimLost, KeyTaken, OrderUnknown
+from hauberk.services.orders.lease import LEASE, run_out, shared_clock
 
-CLAIM = timedelta(seconds=15)
-"""Longer than the longest call and what it takes to undo it; see servicer.LONGEST_S and saga.UNDO_S."""
+UNSETTLED = text("stage NOT IN ('placed', 'failed')")
+"""In these very words in the index and in what looks for it: SQLite takes an index of some rows only then."""
 
 metadata = MetaData()
 
@@ -59,6 +65,7 @@ orders = Table(
     Column("claimed_until", Instant),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    Index("orders_unsettled", "claimed_until", sqlite_where=UNSETTLED, postgresql_where=UNSETTLED),
 )
 
 order_lines = Table(
@@ -133,10 +140,11 @@ class Claim:
 
 
 class OrderStore:
-    """Orders in one database; the engine stays its opener's."""
+    """Orders in one database; the engine stays its opener's. `lease` is how long claims last."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, lease: timedelta = LEASE) -> None:
         self._engine = engine
+        self.lease = lease
 
     def order(self, order_id: str) -> Order:
         """Raises OrderUnknown."""
@@ -153,10 +161,10 @@ class OrderStore:
         """
         claim = Claim(uuid4().hex)
         with self._engine.begin() as connection:
-            if _insert(connection, placement, claim, now):
-                claimed = True
-            else:
-                claimed = _claim(connection, placement.idempotency_key, claim, now)
+            leased = self._leased(connection, claim, now)
+            claimed = _insert(connection, placement, leased, now) or _claim(
+                connection, placement.idempotency_key, leased, now
+            )
             row = connection.execute(
                 select(orders).where(orders.c.idempotency_key == placement.idempotency_key)
             ).one()
@@ -179,13 +187,43 @@ class OrderStore:
         self._change(order, claim, later, now=now)
         return later
 
-    def leave(self, order: Order, claim: Claim) -> None:
-        """Give the claim up, so that the next who asks need not wait for its end."""
+    def take(self, *, now: datetime) -> tuple[Order, Claim] | None:
+        """The order that has been abandoned longest, claimed; None if there is none. No two get the same."""
+        claim = Claim(uuid4().hex)
+        with self._engine.begin() as connection:
+            abandoned = and_(UNSETTLED, run_out(connection, orders.c.claimed_until, now))
+            first = (
+                select(orders.c.order_id)
+                .where(abandoned)
+                .order_by(orders.c.claimed_until.nulls_first())
+                .limit(1)
+                .with_for_update(skip_locked=True)
+                .correlate(None)
+                .scalar_subquery()
+            )
+            row = connection.execute(
+                update(orders)
+                .where(orders.c.order_id == first, abandoned)
+                .values(self._leased(connection, claim, now))
+                .returning(*orders.c)
+            ).one_or_none()
+            return None if row is None else (_order(connection, row), claim)
+
+    def renew(self, order: Order, claim: Claim, *, now: datetime) -> None:
+        """Extend the claim, if it is still ours."""
         with self._engine.begin() as connection:
             connection.execute(
                 update(orders)
-                .where(orders.c.order_id == order.order_id, orders.c.claimed_by == claim.owner)
-                .values(claimed_by=None, claimed_until=None)
+                .where(_held(order, claim), UNSETTLED)
+                .values(self._leased(connection, claim, now))
+            )
+
+    def leave(self, order: Order, claim: Claim, *, now: datetime, rest: timedelta = timedelta(0)) -> None:
+        """Give the claim up: whoever asks for the order may work on it at once, recovery after `rest`."""
+        with self._engine.begin() as connection:
+            until = shared_clock(connection, now, rest) if rest else None
+            connection.execute(
+                update(orders).where(_held(order, claim)).values(claimed_by=None, claimed_until=until)
             )
 
     def _change(self, order: Order, claim: Claim, later: Order, *, now: datetime) -> None:
@@ -196,34 +234,40 @@ class OrderStore:
             "failure_reason": later.failure and later.failure.reason,
             "failure": later.failure and later.failure.message,
             "updated_at": now,
-            "claimed_until": now + CLAIM,
         }
         with self._engine.begin() as connection:
+            values |= self._leased(connection, claim, now)
             changed = connection.execute(
                 update(orders)
                 .where(
-                    orders.c.order_id == order.order_id,
+                    _held(order, claim),
                     orders.c.stage == order.stage,
                     orders.c.failure_reason.is_not_distinct_from(order.failure and order.failure.reason),
-                    orders.c.claimed_by == claim.owner,
                 )
                 .values(**values)
             )
         if changed.rowcount != 1:
             raise ClaimLost(order.order_id)
 
+    def _leased(self, connection: Connection, claim: Claim, now: datetime) -> dict[str, Any]:
+        """What stands in the order while the claim is held."""
+        return {"claimed_by": claim.owner, "claimed_until": shared_clock(connection, now, self.lease)}
 
-def _insert(connection: Connection, placement: Placement, claim: Claim, now: datetime) -> bool:
+
+def _held(order: Order, claim: Claim) -> ColumnElement[bool]:
+    return and_(orders.c.order_id == order.order_id, orders.c.claimed_by == claim.owner)
+
+
+def _insert(connection: Connection, placement: Placement, leased: Mapping[str, Any], now: datetime) -> bool:
     order_id = uuid4().hex
     row = {
         "order_id": order_id,
         "idempotency_key": placement.idempotency_key,
         "customer": placement.customer,
         "stage": Stage.NEW,
-        "claimed_by": claim.owner,
-        "claimed_until": now + CLAIM,
         "created_at": now,
         "updated_at": now,
+        **leased,
     }
     if not insert_new(connection, orders, row):
         return False
@@ -235,15 +279,15 @@ def _line_rows(order_id: str, lines: Iterable[Line]) -> list[dict[str, object]]:
     return [{"order_id": order_id, "sku": line.sku, "quantity": line.quantity} for line in lines]
 
 
-def _claim(connection: Connection, key: str, claim: Claim, now: datetime) -> bool:
+def _claim(connection: Connection, key: str, leased: Mapping[str, Any], now: datetime) -> bool:
     claimed = connection.execute(
         update(orders)
         .where(
             orders.c.idempotency_key == key,
-            orders.c.stage.not_in(FINAL),
-            or_(orders.c.claimed_by.is_(None), orders.c.claimed_until < now),
+            UNSETTLED,
+            or_(orders.c.claimed_by.is_(None), run_out(connection, orders.c.claimed_until, now)),
         )
-        .values(claimed_by=claim.owner, claimed_until=now + CLAIM)
+        .values(**leased)
     )
     return claimed.rowcount == 1
 

@@ -1,7 +1,7 @@
 """The shop's databases, each test a fresh one on both engines, and the shop that is opened over them."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -32,18 +32,31 @@ def engine_of(new_url: Callable[[], str]) -> Iterator[OpenEngine]:
 @pytest.fixture
 async def new_shop(tmp_path: Path) -> AsyncIterator[NewShop]:
     """Makes shops over SQLite; a test starts them, and they are closed after it."""
+    with opening(lambda: f"sqlite:///{tmp_path}/{uuid4().hex}.db") as engine_of:
+        async with shops(tmp_path, engine_of) as new_shop:
+            yield new_shop
+
+
+@pytest.fixture
+async def new_shop_on_both(tmp_path: Path, engine_of: OpenEngine) -> AsyncIterator[NewShop]:
+    """The same over the engine that the test is run for."""
+    async with shops(tmp_path, engine_of) as new_shop:
+        yield new_shop
+
+
+@asynccontextmanager
+async def shops(folder: Path, engine_of: OpenEngine) -> AsyncIterator[NewShop]:
     made: list[Shop] = []
 
     def make() -> Shop:
-        folder = tmp_path / f"shop-{len(made)}"
-        folder.mkdir()
-        made.append(Shop(folder, engine_of))
+        own = folder / f"shop-{len(made)}"
+        own.mkdir()
+        made.append(Shop(own, engine_of))
         return made[-1]
 
-    with opening(lambda: f"sqlite:///{tmp_path}/{uuid4().hex}.db") as engine_of:
-        yield make
-        for shop in made:
-            await shop.stop()
+    yield make
+    for shop in made:
+        await shop.stop()
 
 
 @contextmanager

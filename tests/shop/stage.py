@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select, update
 
 from hauberk.certs.authority import Authority
 from hauberk.certs.credentials import Credentials
@@ -40,9 +40,10 @@ from hauberk.services.money import Money
 from hauberk.services.orders.callees import Callees
 from hauberk.services.orders.errands import Errands
 from hauberk.services.orders.servicer import Orders
-from hauberk.services.orders.store import OrderStore
+from hauberk.services.orders.store import OrderStore, orders
 from hauberk.services.payments.servicer import Payments
 from hauberk.services.payments.store import PaymentStore
+from tests.postgresql import allow_connections
 
 if TYPE_CHECKING:  # the generated modules have these for type checkers only
     from hauberk.protos.shop.catalog.v1.catalog_pb2_grpc import CatalogAsyncStub
@@ -139,6 +140,7 @@ class Shop:
         self._engines = {service: engine_of(service) for service in ADD}
         self.stock = CatalogStore(self._engines["catalog"])
         self.books = OrderStore(self._engines["orders"])
+        self.books_engine = self._engines["orders"]
         self.till = PaymentStore(self._engines["payments"])
         self.leaving = asyncio.Event()
         self.errands = Errands()
@@ -181,20 +183,48 @@ class Shop:
     def new_payments(self) -> Payments:
         return Payments(self.till)
 
-    def new_orders(self, made_as: type[Orders] = Orders) -> Orders:
-        return made_as(self.books, Callees(self.street.channel("orders")), self.errands, self.leaving)
+    def new_orders(self, made_as: type[Orders] = Orders, *, books: OrderStore | None = None) -> Orders:
+        callees = Callees(self.street.channel("orders"))
+        return made_as(books or self.books, callees, self.errands, self.leaving)
 
     def as_replica(self, number: int) -> "OrdersAsyncStub":
         """The gateway's stub for one replica of the orders."""
         return OrdersStub(self.street.channel("gateway", replica=number))
 
     def lose_database(self, service: str) -> None:
-        """Put something where the SQLite file was that cannot be opened as one."""
+        """Put something where the SQLite file was that cannot be opened as one; let PostgreSQL refuse us."""
         engine = self._engines[service]
         engine.dispose()
+        if engine.dialect.name == "postgresql":
+            allow_connections(engine.url, False)
+            return
         file = Path(engine.url.database or "")
         file.rename(file.with_suffix(".lost"))
         file.mkdir()
+
+    def find_database(self, service: str) -> None:
+        """Have the lost one back."""
+        url = self._engines[service].url
+        if url.get_backend_name() == "postgresql":
+            allow_connections(url, True)
+            return
+        file = Path(url.database or "")
+        file.rmdir()
+        file.with_suffix(".lost").rename(file)
+
+    def claimed_by(self, key: str) -> str | None:
+        """Who works on the order of that key, and is to be found in no answer."""
+        owner: str | None = self._claim(key).claimed_by
+        return owner
+
+    def resting(self, key: str) -> bool:
+        """Whether recovery has tried to settle that order and left it for later."""
+        claim = self._claim(key)
+        return claim.claimed_by is None and claim.claimed_until is not None
+
+    def _claim(self, key: str) -> Any:
+        with self.books_engine.connect() as connection:
+            return connection.execute(select(orders).where(orders.c.idempotency_key == key)).one()
 
     def sell(self, sku: str, price: int, stock: int, currency: str = "EUR") -> None:
         self.stock.import_products(
@@ -211,3 +241,17 @@ class Shop:
 
     def left(self, sku: str) -> int:
         return self.stock.product(sku).stock
+
+
+def pass_time(engine: Engine, passed: timedelta) -> None:
+    """Let all claims on orders be nearer their end, or further past it, as if that time had passed.
+
+    The clock they are held against is the database's on PostgreSQL, which no test can move.
+    """
+    with engine.begin() as connection:
+        for row in connection.execute(select(orders).where(orders.c.claimed_until.is_not(None))).all():
+            connection.execute(
+                update(orders)
+                .where(orders.c.order_id == row.order_id)
+                .values(claimed_until=row.claimed_until - passed)
+            )

@@ -4,7 +4,7 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -108,7 +108,7 @@ async def settled(shop: Shop, order_id: str) -> orders_pb2.Order:
 
 
 def only_order(shop: Shop) -> Order:
-    order, claim = shop.books.open(WANTED, now=datetime.now(UTC) - timedelta(days=1))
+    order, claim = shop.books.open(WANTED, now=datetime.now(UTC))
     assert claim is None, "there was no order yet, or nobody worked on it"
     return order
 

@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 
 from hauberk.services.money import Money
 from hauberk.services.orders.errors import ClaimLost, KeyTaken, OrderUnknown
+from hauberk.services.orders.lease import LEASE
 from hauberk.services.orders.store import (
-    CLAIM,
     Claim,
     Failure,
     Line,
@@ -22,7 +22,7 @@ from hauberk.services.orders.store import (
     Stage,
     metadata,
 )
-from tests.shop.stage import OpenEngine
+from tests.shop.stage import OpenEngine, pass_time
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=1)
@@ -96,49 +96,60 @@ def test_the_same_key_finds_the_order_and_not_the_work(store: OrderStore) -> Non
         replace(WANTED, lines=(Line("A", 1), Line("B", 3))),
     ],
 )
-def test_the_same_key_for_something_else_is_refused(store: OrderStore, other: Placement) -> None:
+def test_the_same_key_for_something_else_is_refused(
+    store: OrderStore, engine: Engine, other: Placement
+) -> None:
     order, _ = opened(store)
     with pytest.raises(KeyTaken):
         store.open(other, now=NOW)
+    pass_time(engine, 2 * LEASE)
     with pytest.raises(KeyTaken):
-        store.open(other, now=NOW + 2 * CLAIM)
-    assert store.open(WANTED, now=NOW) == (order, None)
+        store.open(other, now=NOW)
+    assert store.open(WANTED, now=NOW)[0] == order
 
 
-def test_work_left_behind_is_taken_over_when_its_claim_has_ended(store: OrderStore) -> None:
+def test_work_left_behind_is_taken_over_when_its_claim_has_ended(store: OrderStore, engine: Engine) -> None:
     order, slept = opened(store)
-    assert store.open(WANTED, now=NOW + CLAIM)[1] is None
-    found, claim = opened(store, now=NOW + CLAIM + timedelta(seconds=1))
+    pass_time(engine, LEASE / 2)
+    assert store.open(WANTED, now=NOW)[1] is None
+    pass_time(engine, LEASE)
+    found, claim = opened(store)
     assert (found, claim != slept) == (order, True)
 
 
-def test_a_record_extends_the_claim(store: OrderStore) -> None:
+def test_a_record_extends_the_claim(store: OrderStore, engine: Engine) -> None:
     order, claim = opened(store)
-    store.advance(order, claim, Stage.RESERVED, now=NOW + CLAIM / 2, total=TEN)
-    assert store.open(WANTED, now=NOW + 1.25 * CLAIM)[1] is None
+    pass_time(engine, LEASE / 2)
+    store.advance(order, claim, Stage.RESERVED, now=NOW, total=TEN)
+    pass_time(engine, LEASE / 2)
+    assert store.open(WANTED, now=NOW)[1] is None
 
 
 def test_work_given_up_is_free_at_once(store: OrderStore) -> None:
     order, claim = opened(store)
-    store.leave(order, claim)
+    store.leave(order, claim, now=NOW)
     assert store.open(WANTED, now=NOW)[1] is not None
 
 
-def test_nobody_works_on_a_final_order(store: OrderStore) -> None:
+def test_nobody_works_on_a_final_order(store: OrderStore, engine: Engine) -> None:
     order, claim = opened(store)
     order = store.fail(order, claim, FAILURE, now=NOW)
     order = store.advance(order, claim, Stage.FAILED, now=NOW)
-    assert store.open(WANTED, now=NOW + 2 * CLAIM) == (order, None)
+    pass_time(engine, 2 * LEASE)
+    assert store.open(WANTED, now=NOW) == (order, None)
 
 
-def test_who_slept_through_his_claim_changes_nothing(store: OrderStore) -> None:
+def test_who_slept_through_his_claim_changes_nothing(store: OrderStore, engine: Engine) -> None:
     order, slept = opened(store)
-    _, claim = opened(store, now=NOW + 2 * CLAIM)
+    pass_time(engine, 2 * LEASE)
+    _, claim = opened(store)
     with pytest.raises(ClaimLost):
-        store.advance(order, slept, Stage.RESERVED, now=NOW + 2 * CLAIM, total=TEN)
+        store.advance(order, slept, Stage.RESERVED, now=NOW, total=TEN)
     with pytest.raises(ClaimLost):
-        store.fail(order, slept, FAILURE, now=NOW + 2 * CLAIM)
-    store.leave(order, slept)
+        store.fail(order, slept, FAILURE, now=NOW)
+    store.renew(order, slept, now=NOW)
+    store.leave(order, slept, now=NOW)
+    assert store.take(now=NOW) is None, "the claim of his successor is not touched"
     assert store.order(order.order_id) == order
     assert store.advance(order, claim, Stage.RESERVED, now=NOW, total=TEN).stage is Stage.RESERVED
 

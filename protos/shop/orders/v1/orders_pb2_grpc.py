@@ -58,7 +58,8 @@ class OrdersServicer:
         """Reserves the goods, charges the customer, records the order. Repeated with the same idempotency key: the same
         order, placed once. FAILED_PRECONDITION: out of stock or payment declined; nothing is kept or taken.
         ALREADY_EXISTS: the key belongs to a different order. ABORTED: time ran out or a callee was away, and nothing is kept
-        or taken; a new key may fare better. UNAVAILABLE: not settled yet; the same key again finishes or undoes it.
+        or taken; a new key may fare better. UNAVAILABLE: not settled yet; it will be, asked for or not, and the same key again
+        tells how.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

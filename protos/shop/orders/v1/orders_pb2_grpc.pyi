@@ -35,7 +35,8 @@ class OrdersStub:
     """Reserves the goods, charges the customer, records the order. Repeated with the same idempotency key: the same
     order, placed once. FAILED_PRECONDITION: out of stock or payment declined; nothing is kept or taken.
     ALREADY_EXISTS: the key belongs to a different order. ABORTED: time ran out or a callee was away, and nothing is kept
-    or taken; a new key may fare better. UNAVAILABLE: not settled yet; the same key again finishes or undoes it.
+    or taken; a new key may fare better. UNAVAILABLE: not settled yet; it will be, asked for or not, and the same key again
+    tells how.
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.Order]
     WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.Order]
@@ -48,7 +49,8 @@ class OrdersAsyncStub(OrdersStub):
     """Reserves the goods, charges the customer, records the order. Repeated with the same idempotency key: the same
     order, placed once. FAILED_PRECONDITION: out of stock or payment declined; nothing is kept or taken.
     ALREADY_EXISTS: the key belongs to a different order. ABORTED: time ran out or a callee was away, and nothing is kept
-    or taken; a new key may fare better. UNAVAILABLE: not settled yet; the same key again finishes or undoes it.
+    or taken; a new key may fare better. UNAVAILABLE: not settled yet; it will be, asked for or not, and the same key again
+    tells how.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
     WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
@@ -64,7 +66,8 @@ class OrdersServicer(metaclass=_abc_1.ABCMeta):
         """Reserves the goods, charges the customer, records the order. Repeated with the same idempotency key: the same
         order, placed once. FAILED_PRECONDITION: out of stock or payment declined; nothing is kept or taken.
         ALREADY_EXISTS: the key belongs to a different order. ABORTED: time ran out or a callee was away, and nothing is kept
-        or taken; a new key may fare better. UNAVAILABLE: not settled yet; the same key again finishes or undoes it.
+        or taken; a new key may fare better. UNAVAILABLE: not settled yet; it will be, asked for or not, and the same key again
+        tells how.
         """
 
     @_abc_1.abstractmethod
