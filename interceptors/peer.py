@@ -75,6 +75,10 @@ class PeerCheck:
         self._remember(shown[0], known)
         return known.identity
 
+    def now(self) -> datetime:
+        """What certificates are held against, aware UTC."""
+        return self._clock()
+
     def _remember(self, pem: bytes, known: _Known) -> None:
         """Keep `known` as the one used last, and forget the one whose use is longest ago."""
         if len(self._known) >= _REMEMBERED:
