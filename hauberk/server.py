@@ -167,6 +167,12 @@ class MeshServer(grpc.aio.Server):
         if refusing:
             self._guard.standing.end(Draining("this process serves no more"))
 
+    def end_streams(self) -> None:
+        """Answer new calls UNAVAILABLE, and so end those that stream replies: a stop would wait for them."""
+        leaving = Draining("this process is leaving; come back")
+        self._guard.draining = True
+        self._guard.standing.end(leaving, lambda call: call.policy.response_streaming)
+
     async def start(self) -> None:
         """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""
         if self._stopped:

@@ -14,13 +14,13 @@ from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.roots import RootState
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
+from hauberk.services.control.caller import caller
 from hauberk.services.control.contracts import to_proto
-from hauberk.services.control.errors import NameRevoked, NotYet, RequestRefused, ask
+from hauberk.services.control.errors import NotYet, RequestRefused, ask
 from hauberk.services.control.registry import TO_PROTO
 from hauberk.services.control.roster import Roster
 from hauberk.services.control.snapshot import OPERATORS
 from hauberk.services.control.store import Revocation, Store
-from hauberk.services.control.streams import Streams, caller
 from hauberk.services.control.trust import TrustSource
 
 DEFAULT_TTL, LONGEST_TTL = timedelta(minutes=10), timedelta(days=1)
@@ -39,8 +39,6 @@ class XdsClients(Protocol):
 
     def clients(self) -> list[admin_pb2.XdsClient]: ...
 
-    def drop(self, spiffe_id: str) -> None: ...
-
 
 class Admin(admin_pb2_grpc.AdminServicer):
     """What changes the mesh is done one at a time, and logged with who asked."""
@@ -51,7 +49,6 @@ class Admin(admin_pb2_grpc.AdminServicer):
         source: TrustSource,
         roster: Roster,
         clients: XdsClients,
-        streams: Streams,
         *,
         clock: Callable[[], datetime],
     ) -> None:
@@ -59,7 +56,6 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self._source = source
         self._roster = roster
         self._clients = clients
-        self._streams = streams
         self._clock = clock
         self._changing = asyncio.Lock()
 
@@ -107,8 +103,6 @@ class Admin(admin_pb2_grpc.AdminServicer):
             bindings = await ask(self._store.bindings)
             self._source.revoke(spiffe_id)
             self._roster.revoke(spiffe_id, bindings)
-            self._streams.end(spiffe_id, NameRevoked.at(spiffe_id, revocation.revoked_at))
-            self._clients.drop(str(spiffe_id))
         _log.warning("%s revoked %s: %s", operator, spiffe_id, revocation.reason or "no reason given")
         return admin_pb2.RevokeResponse(spiffe_id=str(spiffe_id))
 

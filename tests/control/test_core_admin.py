@@ -138,8 +138,8 @@ async def test_a_revocation_reaches_everybody_at_once(mesh: CoreMesh, operator: 
     response = await operator.admin.Revoke(admin_pb2.RevokeRequest(name="catalog", reason="stolen"))
     assert response.spiffe_id == str(spiffe("catalog"))
     assert (await others.read()).revoked == [str(spiffe("catalog"))]
-    assert await own.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert (await announced.ended())[0] is grpc.StatusCode.PERMISSION_DENIED
+    assert await own.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert (await announced.ended())[0] is grpc.StatusCode.UNAUTHENTICATED
     assert mesh.listed() == {}
     assert mesh.plane.publisher.snapshots.value.revoked == {str(spiffe("catalog"))}
     code, reason, _ = await refusal(

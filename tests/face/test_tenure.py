@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -155,6 +156,21 @@ async def test_who_is_revoked_stops_serving_and_says_so(
     with pytest.raises(MembershipEnded, match=r"spiffe://shop.test/gateway was revoked"):
         await serve()
     assert "gateway was revoked" in caplog.text
+
+
+async def test_who_is_revoked_ends_the_streams_it_serves_at_once(control: Control) -> None:
+    catalog = await control.member("catalog", ends=True)
+    server = catalog.server(drain_seconds=10)
+    await server.start()
+    gateway, operator = await control.member("gateway"), await admin(control)
+    channel = gateway.direct_channel("catalog", server.address)
+    watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+    await watch.read()
+    began = time.monotonic()
+    await operator.Revoke(admin_pb2.RevokeRequest(name="catalog", reason="test"), timeout=5)
+    assert await asyncio.wait_for(watch.code(), 5) is grpc.StatusCode.UNAVAILABLE
+    assert time.monotonic() - began < 1
+    assert catalog.stopping.is_set()
 
 
 async def test_revoked_names_are_known_after_a_restart_without_control_plane(control: Control) -> None:

@@ -66,13 +66,12 @@ async def until(event: asyncio.Event, seconds: float = 5) -> None:
 
 async def ended(made: Any, shape: Shape, within: float = 5) -> AioRpcError:
     """How the call ends."""
+
+    async def answered() -> object:
+        return [reply async for reply in made] if shape.replies_stream else await made
+
     with pytest.raises(AioRpcError) as caught:
-        async with asyncio.timeout(within):
-            if shape.replies_stream:
-                async for _ in made:
-                    pass
-            else:
-                await made
+        await asyncio.wait_for(answered(), within)
     return caught.value
 
 
@@ -201,7 +200,7 @@ async def test_method_that_swallows_its_end_gives_no_answer(stage: Stage, reply:
     await stage.serve({"Wait": (shape, swallows(reply), policy("Wait", shape, "*"))})
     made = begin(stage.channel(), shape, "Wait", within=None)
     async with asyncio.timeout(5):
-        while not stage.guard.in_flight.count("spiffe://mesh.test/gateway"):
+        while not stage.guard.in_flight.count("spiffe://mesh.test/gateway"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     revoke(stage, "gateway")
     assert info(await ended(made, shape, SOON_S)).reason == "REVOKED"
@@ -239,7 +238,7 @@ async def test_nothing_runs_or_listens_where_no_call_is_in_flight(stage: Stage) 
         assert stage.guard.standing._tick is not None
         assert stage.trust._callbacks
         async with asyncio.timeout(5):
-            while stage.guard.standing._tick is not None:
+            while stage.guard.standing._tick is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert not stage.trust._callbacks
         assert not stage.guard.standing._calls
