@@ -12,12 +12,12 @@ import grpc
 from hauberk.certs import join
 from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.roots import RootState
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
 from hauberk.services.control.caller import caller
 from hauberk.services.control.contracts import to_proto
 from hauberk.services.control.errors import NotYet, RequestRefused, ask
 from hauberk.services.control.registry import TO_PROTO
+from hauberk.services.control.root_roll import RootRoll
 from hauberk.services.control.roster import Roster
 from hauberk.services.control.snapshot import OPERATORS
 from hauberk.services.control.store import Revocation, Store
@@ -49,6 +49,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         source: TrustSource,
         roster: Roster,
         clients: XdsClients,
+        root_roll: RootRoll,
         *,
         clock: Callable[[], datetime],
     ) -> None:
@@ -56,6 +57,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self._source = source
         self._roster = roster
         self._clients = clients
+        self._root_roll = root_roll
         self._clock = clock
         self._changing = asyncio.Lock()
 
@@ -106,6 +108,17 @@ class Admin(admin_pb2_grpc.AdminServicer):
         _log.warning("%s revoked %s: %s", operator, spiffe_id, revocation.reason or "no reason given")
         return admin_pb2.RevokeResponse(spiffe_id=str(spiffe_id))
 
+    async def Reinstate(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.ReinstateRequest, context: Context
+    ) -> admin_pb2.ReinstateResponse:
+        spiffe_id = self._named(request.name)
+        async with self._changing:
+            await ask(self._store.reinstate, spiffe_id, self._clock())
+            self._source.reinstate(spiffe_id)
+            self._roster.reinstate(spiffe_id)
+        _log.warning("%s reinstated %s", caller().spiffe_id, spiffe_id)
+        return admin_pb2.ReinstateResponse(spiffe_id=str(spiffe_id))
+
     async def ListReplicas(  # noqa: N802 - the contract's name
         self, request: admin_pb2.ListReplicasRequest, context: Context
     ) -> admin_pb2.ListReplicasResponse:
@@ -151,7 +164,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
     async def ListRoots(  # noqa: N802 - the contract's name
         self, request: admin_pb2.ListRootsRequest, context: Context
     ) -> admin_pb2.ListRootsResponse:
-        return admin_pb2.ListRootsResponse(roots=self._roots())
+        return admin_pb2.ListRootsResponse(roots=self._roots(), roll=await self._root_roll.stands())
 
     async def RollRoot(  # noqa: N802 - the contract's name
         self, request: admin_pb2.RollRootRequest, context: Context
@@ -169,20 +182,16 @@ class Admin(admin_pb2_grpc.AdminServicer):
                 await self._check_nobody_needs_the_old_root()
             await self._source.roll(steps[request.step])
         _log.warning("%s: root roll: %s", caller().spiffe_id, steps[request.step].__name__)
-        return admin_pb2.RollRootResponse(roots=self._roots())
+        return admin_pb2.RollRootResponse(roots=self._roots(), roll=await self._root_roll.stands())
 
     async def _check_nobody_needs_the_old_root(self) -> None:
-        """A workload whose certificate the old root signed could not even renew once it is retired."""
-        now = self._clock()
-        roots = self._source.authority.roots(now)
-        if not any(root.state is RootState.RETIRING for root in roots):
-            return
-        since = next(root.since for root in roots if root.state is RootState.ACTIVE)
-        left = await ask(self._store.survivors, issued_before=since, now=now)
-        if left.count:
+        left = await self._root_roll.of_the_old_root()
+        if left:
+            count, until = sum(held.certificates for held in left), max(held.until for held in left)
             raise NotYet(
-                f"{left.count} certificates under the old root are still valid: "
-                f"retire after {left.until:%Y-%m-%dT%H:%M:%SZ}, when the last of them has ended",
+                f"{count} certificates under the old root are still valid: "
+                f"retire after {until:%Y-%m-%dT%H:%M:%SZ}, when the last of them has ended; of "
+                f"{', '.join(held.spiffe_id.name for held in left)}",
                 reason="OLD_ROOT_IN_USE",
             )
 

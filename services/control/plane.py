@@ -23,6 +23,7 @@ from hauberk.services.control.issuer import Issuer
 from hauberk.services.control.opening import Opened, open_state
 from hauberk.services.control.publish import Publisher
 from hauberk.services.control.registry import Registry
+from hauberk.services.control.root_roll import Audience, RootRoll
 from hauberk.services.control.roster import Roster
 from hauberk.services.control.roster_store import RosterStore
 from hauberk.services.control.settings import ConfigError, ControlSettings, Listen
@@ -141,9 +142,18 @@ class ControlPlane:
         """Identity, Registry, Admin and xDS, for callers with a certificate."""
         listen = addresses.same_again(self._settings.listen, ports.mesh)
         server = self._server(listen, MESH_OPTIONS, in_flight_per_peer=STREAMS_PER_PEER)
-        identity = Identity(self.store, self._issuer(), self.source)
+        audience = Audience()
+        identity = Identity(self.store, self._issuer(), self.source, audience)
         registry = Registry(self.roster, self.publisher.snapshots)
-        admin = Admin(self.store, self.source, self.roster, self._discovery, clock=self._clock)
+        root_roll = RootRoll(
+            self.store,
+            self.source,
+            self.roster,
+            audience,
+            watcher_refresh=self._settings.schedule.watcher_refresh,
+            clock=self._clock,
+        )
+        admin = Admin(self.store, self.source, self.roster, self._discovery, root_roll, clock=self._clock)
         enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, server)

@@ -66,6 +66,11 @@ class TrustSource:
         trust = self.trust.value
         self.trust.set(Trust(trust.bundle, trust.revoked | {str(spiffe_id)}))
 
+    def reinstate(self, spiffe_id: SpiffeId) -> None:
+        """Publish that this name is refused no longer."""
+        trust = self.trust.value
+        self.trust.set(Trust(trust.bundle, trust.revoked - {str(spiffe_id)}))
+
     def message(self) -> enrolment_pb2.Trust:
         """Trust as it is now, for workloads."""
         return to_proto(self.authority.trust_domain, self.trust.value)

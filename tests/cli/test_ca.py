@@ -79,7 +79,7 @@ def test_a_roll_for_people_says_the_next_step(folder: Path) -> None:
     ca(folder, "init")
     text = hauberk(folder, "ca", "prepare").stdout
     assert "ROOT" in text
-    assert "next: when every process trusts it" in text
+    assert "next: when it cuts off nobody" in text
     assert "hauberk ca activate" in text
 
 
