@@ -29,10 +29,14 @@ AuthContext = Mapping[str, Iterable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom we trust now: anchors, and the SPIFFE IDs (as text) that were revoked."""
+    """Whom we trust now: anchors, and the SPIFFE IDs (as text) that were revoked.
+
+    `withdrawn` are the contracts that one of these served, as long as nobody else does.
+    """
 
     bundle: Bundle
     revoked: frozenset[str] = frozenset()
+    withdrawn: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

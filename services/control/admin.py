@@ -76,6 +76,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
             await ask(self._store.invite, record, keep_bindings=request.keep_bindings, now=now)
             if not request.keep_bindings:
                 self._roster.rebind(await ask(self._store.bindings))
+                self._source.bound(self._roster.bindings)
         _log.info(
             "%s invited %s, serving %s",
             caller().spiffe_id,
@@ -101,9 +102,10 @@ class Admin(admin_pb2_grpc.AdminServicer):
             revoked_at=self._clock(),
         )
         async with self._changing:
+            served = [contract for contract, name in self._roster.bindings.items() if name == spiffe_id]
             await ask(self._store.revoke, revocation)
             bindings = await ask(self._store.bindings)
-            self._source.revoke(spiffe_id)
+            self._source.revoke(spiffe_id, served)
             self._roster.revoke(spiffe_id, bindings)
         _log.warning("%s revoked %s: %s", operator, spiffe_id, revocation.reason or "no reason given")
         return admin_pb2.RevokeResponse(spiffe_id=str(spiffe_id))

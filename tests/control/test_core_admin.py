@@ -47,7 +47,8 @@ async def roll(operator: Workload, *steps: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "method", ["Invite", "Revoke", "ListReplicas", "ListPolicies", "ListClients", "ListRoots", "RollRoot"]
+    "method",
+    ["Invite", "Revoke", "Reinstate", "ListReplicas", "ListPolicies", "ListClients", "ListRoots", "RollRoot"],
 )
 async def test_only_operators_may_ask(mesh: CoreMesh, method: str) -> None:
     workload = await mesh.join("catalog", [CATALOG])
