@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ def _inodes(pid: int) -> set[str]:
     with contextlib.suppress(OSError):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                named = os.readlink(descriptor)
+                named = str(descriptor.readlink())
                 if named.startswith("socket:["):
                     found.add(named[len("socket:[") : -1])
     return found

@@ -34,10 +34,13 @@ const (
 
 type raw struct{}
 
-func (raw) Name() string                         { return "proto" }
-func (raw) Marshal(v any) ([]byte, error)        { return *v.(*[]byte), nil }
-func (raw) Unmarshal(data []byte, v any) error   { *v.(*[]byte) = append([]byte(nil), data...); return nil }
-func field1(text string) []byte                  { return append([]byte{0x0a, byte(len(text))}, text...) }
+func (raw) Name() string                  { return "proto" }
+func (raw) Marshal(v any) ([]byte, error) { return *v.(*[]byte), nil }
+func (raw) Unmarshal(data []byte, v any) error {
+	*v.(*[]byte) = append([]byte(nil), data...)
+	return nil
+}
+func field1(text string) []byte { return append([]byte{0x0a, byte(len(text))}, text...) }
 func as(err error, wanted codes.Code) error {
 	if status.Code(err) == wanted {
 		return nil
@@ -87,8 +90,7 @@ func main() {
 	fmt.Println("open")
 
 	ends := time.Now().Add(time.Duration(*seconds * float64(time.Second)))
-	whole, stop := context.WithDeadline(context.Background(), ends)
-	defer stop()
+	whole, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Add(1)
 	go func() { defer running.Done(); keepWatching(whole, conn, told) }()
@@ -110,6 +112,7 @@ func main() {
 			}
 		}()
 	}
+	stop()
 	running.Wait()
 	check(json.NewEncoder(os.Stdout).Encode(told))
 }
