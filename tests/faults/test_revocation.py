@@ -3,13 +3,11 @@
 import asyncio
 import json
 import re
-import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,16 +20,14 @@ from hauberk.certs.identity import SpiffeId
 from hauberk.cli.dial import dialled, error_infos
 from hauberk.protos.hauberk.control.v1 import enrolment_pb2, enrolment_pb2_grpc
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
-from hauberk.protos.shop.money.v1 import money_pb2
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
 from hauberk.protos.shop.payments.v1 import payments_pb2, payments_pb2_grpc
 from hauberk.services.shopper.load import Load
-from hauberk.services.shopper.purchase import Purchase
+from tests.faults.bystanders import NOBODY, Bystanders, absent, eventually_answers
 from tests.mesh.fleet import Fleet, fleet
 from tests.mesh.running import COMMAND, clean_environment, shop
 
 REVOKED = (grpc.StatusCode.UNAUTHENTICATED, "REVOKED")
-NOBODY = "0" * 32
 PROBE_S = 0.01
 IN_FORCE_S = 1.0
 
@@ -43,14 +39,6 @@ class Ending:
     what: str
     at: float
     told: tuple[grpc.StatusCode, str]
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a bystander called, and what of it failed."""
-
-    calls: Counter[str] = field(default_factory=Counter)
-    failed: list[str] = field(default_factory=list)
 
 
 async def hauberk(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -76,7 +64,7 @@ async def test_a_revoked_caller_is_refused_everywhere_within_a_second(tmp_path: 
         gateway = await mesh.member("gateway", ends=True)
         await Load(gateway.channel, asyncio.Event(), rate=20).run(1)
         stolen = await Stolen.of(mesh, gateway.credentials.value, stack)
-        others = await Others.of(mesh)
+        others = await Bystanders.of(mesh)
         async with asyncio.TaskGroup() as group:
             probes = [group.create_task(probe) for probe in stolen.probes()]
             streams = [group.create_task(stream) for stream in stolen.streams()]
@@ -176,104 +164,6 @@ class Stolen:
         assert _told(caught.value) == REVOKED
 
 
-class Others:
-    """Callers that nobody revoked, over every shape of call, by the mesh's own routes."""
-
-    def __init__(self, orders: grpc.aio.Channel, batch: grpc.aio.Channel, operator: grpc.aio.Channel) -> None:
-        self.over = asyncio.Event()
-        self._catalog = catalog_pb2_grpc.CatalogStub(orders)
-        self._payments = payments_pb2_grpc.PaymentsStub(orders)
-        self._orders = orders_pb2_grpc.OrdersStub(batch)
-        self._import = catalog_pb2_grpc.CatalogStub(operator)
-
-    @classmethod
-    async def of(cls, mesh: Fleet) -> "Others":
-        orders, batch = await mesh.member("orders"), await mesh.member("batch/night")
-        assert mesh.local._operator is not None
-        made = cls(orders.channel, batch.channel, mesh.local._operator.channel)
-        for call in made._calls().values():
-            await eventually_answers(call)
-        return made
-
-    def loads(self) -> list[Coroutine[Any, Any, Tally]]:
-        return [*(self._steady(name, call) for name, call in self._calls().items()), self._watching()]
-
-    def _calls(self) -> dict[str, Callable[[], Awaitable[object]]]:
-        async def listing() -> None:
-            async for _ in self._catalog.ListProducts(catalog_pb2.ListProductsRequest(), timeout=5):
-                pass
-
-        async def reconciling() -> None:
-            async for _ in self._payments.Reconcile(iter([_belief()]), timeout=5):
-                pass
-
-        return {
-            "GetProduct": lambda: _absent(
-                self._catalog.GetProduct(catalog_pb2.GetProductRequest(sku="NONE"), timeout=5)
-            ),
-            "GetPayment": lambda: _absent(
-                self._payments.GetPayment(payments_pb2.GetPaymentRequest(payment_id=NOBODY), timeout=5)
-            ),
-            "ImportProducts": lambda: self._import.ImportProducts(iter([_product()]), timeout=5),
-            "PlaceOrder": lambda: self._orders.PlaceOrder(_order(), timeout=5),
-            "ListProducts": listing,
-            "Reconcile": reconciling,
-        }
-
-    async def _steady(self, name: str, call: Callable[[], Awaitable[object]]) -> Tally:
-        tally = Tally()
-        while not self.over.is_set():
-            tally.calls[name] += 1
-            try:
-                await call()
-            except grpc.aio.AioRpcError as error:
-                tally.failed.append(f"{name} {error.code().name}: {error.details()}")
-            await asyncio.sleep(0.05)
-        return tally
-
-    async def _watching(self) -> Tally:
-        """One stream, from before the revocation until all is over."""
-        tally = Tally()
-        watch: Any = self._catalog.WatchProducts(catalog_pb2.WatchProductsRequest())
-        reading = asyncio.create_task(_drained(watch, tally))
-        await self.over.wait()
-        assert not reading.done(), tally.failed
-        watch.cancel()
-        await asyncio.wait([reading])
-        return tally
-
-
-async def _drained(watch: Any, tally: Tally) -> None:
-    try:
-        async for _ in watch:
-            tally.calls["WatchProducts"] += 1
-    except grpc.aio.AioRpcError as error:
-        tally.failed.append(f"WatchProducts {error.code().name}: {error.details()}")
-
-
-async def eventually_answers(call: Callable[[], Awaitable[object]]) -> None:
-    """Wait for the routes of a caller that has just come."""
-    ends = time.monotonic() + 15
-    while True:
-        try:
-            await call()
-        except grpc.aio.AioRpcError:
-            if time.monotonic() > ends:
-                raise
-            await asyncio.sleep(0.1)
-        else:
-            return
-
-
-async def _absent(call: Awaitable[object]) -> None:
-    """An answer about something that there is not: NOT_FOUND, and nothing else."""
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.NOT_FOUND:
-            raise
-
-
 async def _health(channel: grpc.aio.Channel) -> object:
     check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
     return await check(b"", timeout=5)
@@ -284,7 +174,7 @@ async def _until_refused(
 ) -> Ending:
     while True:
         try:
-            await _absent(call(channel))
+            await absent(call(channel))
         except grpc.aio.AioRpcError as error:
             return Ending(what, time.monotonic(), _told(error))
         await asyncio.sleep(PROBE_S)
@@ -311,24 +201,6 @@ def _told(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str]:
     return error.code(), "".join(info.reason for info in error_infos(error))
 
 
-def _product() -> catalog_pb2.ImportProductsRequest:
-    price = money_pb2.Money(currency="EUR", minor_units=100)
-    return catalog_pb2.ImportProductsRequest(
-        product=catalog_pb2.Product(sku="BYSTANDER", name="Bystander", price=price, stock=1_000_000)
-    )
-
-
-def _order() -> orders_pb2.PlaceOrderRequest:
-    return Purchase(key=secrets.token_hex(16), customer="bystander", basket={"BYSTANDER": 1}).request()
-
-
-def _belief() -> payments_pb2.ReconcileRequest:
-    amount = money_pb2.Money(currency="EUR", minor_units=100)
-    return payments_pb2.ReconcileRequest(
-        payment_id=secrets.token_hex(16), amount=amount, state=payments_pb2.PAYMENT_STATE_CAPTURED
-    )
-
-
 @pytest.mark.timeout(120)
 async def test_a_revoked_server_ends_what_it_serves_and_comes_back_when_reinstated(tmp_path: Path) -> None:
     """Reinstated too early, certificates that were refused would be let in again."""
@@ -337,7 +209,7 @@ async def test_a_revoked_server_ends_what_it_serves_and_comes_back_when_reinstat
         payments = payments_pb2_grpc.PaymentsStub(gateway.channel)
 
         def ask() -> Awaitable[None]:
-            return _absent(payments.GetPayment(payments_pb2.GetPaymentRequest(payment_id=NOBODY), timeout=2))
+            return absent(payments.GetPayment(payments_pb2.GetPaymentRequest(payment_id=NOBODY), timeout=2))
 
         await eventually_answers(ask)
         stream = asyncio.create_task(_until_ended("Reconcile", payments.Reconcile(_endless())))
