@@ -124,7 +124,8 @@ class Serials:
 
     def _gather(self) -> None:
         while not self._stop.wait(0.5):
-            for chain in self._state.rglob("current/chain.pem"):
+            # By exact names: a walk would come upon generations that are being removed.
+            for chain in self._state.glob("*/*/current/chain.pem"):
                 with contextlib.suppress(OSError, ValueError):
                     name = str(chain.parent.parent.relative_to(self._state))
                     self._seen[name].add(x509.load_pem_x509_certificate(chain.read_bytes()).serial_number)
