@@ -28,14 +28,19 @@ READY_S = 5.0
 class PickedChannel(grpc.aio.Channel):
     """A channel whose every call goes over the channel that `pick` returns at that moment.
 
-    `made` is told of each call. Closing is for whoever owns the channels picked.
+    `made` is told of each call, `streaming` of each that streams and of its path. Closing is for
+    whoever owns the channels picked.
     """
 
     def __init__(
-        self, pick: Callable[[], grpc.aio.Channel], made: Callable[[grpc.aio.Call], None] | None = None
+        self,
+        pick: Callable[[], grpc.aio.Channel],
+        made: Callable[[grpc.aio.Call], None] | None = None,
+        streaming: Callable[[str, grpc.aio.Call], None] | None = None,
     ) -> None:
         self._pick = pick
         self._made = made
+        self._streaming = streaming
 
     def unary_unary(self, *method: Any, **options: Any) -> Any:
         return self._method("unary_unary", method, options)
@@ -79,6 +84,8 @@ class PickedChannel(grpc.aio.Channel):
             made = callable_(*arguments, **more)
             if self._made is not None:
                 self._made(made)
+            if self._streaming is not None and shape != "unary_unary":
+                self._streaming(method[0], made)
             return made
 
         return call
@@ -170,6 +177,12 @@ class DirectChannel(PickedChannel):
                 await connection.channel.wait_for_state_change(ready)
 
         await first_of(left(), self._connection.next(version))
+
+    async def cut(self) -> None:
+        """End every call at once: whoever is there is no longer to be spoken with."""
+        old = self._connection.value
+        self._connection.set(self._dial(self._credentials.value))
+        await old.drain(0.0)
 
     async def close(self, grace: float | None = None) -> None:
         """End every call after at most `grace` seconds, and the connection."""

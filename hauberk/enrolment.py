@@ -102,7 +102,8 @@ async def renew(channel: grpc.aio.Channel, *, now: Callable[[], datetime]) -> tu
 def trust_of(message: enrolment_pb2.Trust) -> Trust:
     """Whom the control plane says to trust. Raises CertsError if that is nobody, or cannot be read."""
     bundle = Bundle.parse(message.trust_domain, message.roots_pem, message.intermediates_pem)
-    return Trust(bundle=bundle, revoked=frozenset(message.revoked))
+    withdrawn = frozenset(message.withdrawn_contracts)
+    return Trust(bundle=bundle, revoked=frozenset(message.revoked), withdrawn=withdrawn)
 
 
 def refusal(error: grpc.aio.AioRpcError, settings: Settings) -> JoinFailed:

@@ -34,6 +34,7 @@ from hauberk.direct import DirectChannel, PickedChannel
 from hauberk.errors import JoinedBeforeFork, JoinFailed, MembershipEnded, SettingsError
 from hauberk.hints import Hints
 from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.errors import ServerRevoked, rpc_error
 from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.peer import Trust
 from hauberk.joining import Clock, become_member
@@ -41,6 +42,7 @@ from hauberk.server import Announcement, MeshServer
 from hauberk.settings import Settings, parse_address
 from hauberk.tenure import Tenure
 from hauberk.tokens import JoinTokens
+from hauberk.withdrawal import OpenStreams
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Mesh:
         self._servers: list[MeshServer] = []
         self._xds: grpc.aio.Channel | None = None
         self._direct: list[DirectChannel] = []
+        self._streams = OpenStreams()
         self._channel: grpc.aio.Channel | None = None
 
     @property
@@ -113,7 +116,7 @@ class Mesh:
             server,
             self.credentials,
             drain_s=1.1 * schedule.max_connection_age + schedule.grace,
-            check=self._check_pid,
+            check=lambda: self._check_callable(server),
         )
         self._direct.append(channel)
         self._start(channel.keep())
@@ -157,7 +160,8 @@ class Mesh:
     def _to(self, name: str | None) -> grpc.aio.Channel:
         self._check_pid()
         hints = Hints(credentials=self.credentials)
-        return guarded(PickedChannel(self._mesh_channel), explain=hints.explain, to=name)
+        picked = PickedChannel(self._mesh_channel, streaming=self._streams.enter)
+        return guarded(picked, explain=hints.explain, to=name)
 
     def _mesh_channel(self) -> grpc.aio.Channel:
         """Core's channel, made at the first call: a process that calls nobody asks for no routes."""
@@ -180,6 +184,11 @@ class Mesh:
                 "in the server's post-fork hook (gunicorn post_fork, uwsgi postfork, multiprocessing: spawn)"
             )
 
+    def _check_callable(self, server: SpiffeId) -> None:
+        self._check_pid()
+        if str(server) in self.trust.value.revoked:
+            raise rpc_error(ServerRevoked(f"{server} was revoked: it is called no more"))
+
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` for as long as we are a member, and for none of the calls this may be done in."""
         task = self._tasks.create_task(work, context=Context())
@@ -190,6 +199,7 @@ class Mesh:
         self._start(self._tenure.keep())
         self._start(self._follow_fitness())
         self._start(self._follow_end())
+        self._start(self._follow_revocations())
 
     async def _follow_fitness(self) -> None:
         async for fit in self._tenure.fit.changes():
@@ -200,6 +210,18 @@ class Mesh:
         async for ended in self._tenure.ended.changes():
             if ended is not None:
                 self.stopping.set()
+
+    async def _follow_revocations(self) -> None:
+        """End our own calls to whom the mesh refuses."""
+        known = self.trust.value
+        async for trust in self.trust.changes():
+            for contract in trust.withdrawn - known.withdrawn:
+                if ended := self._streams.end(contract):
+                    _log.warning("%d calls of %s ended: who served it was revoked", ended, contract)
+            for channel in self._direct:
+                if str(channel.server) in trust.revoked - known.revoked:
+                    await channel.cut()
+            known = trust
 
     async def _leave(self) -> MembershipEnded | None:
         """Stop what runs, close what is open; why the membership had ended, if it had."""

@@ -23,7 +23,7 @@ from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.errors import ListenFailed
 from hauberk.interceptors.access_log import AccessLog
-from hauberk.interceptors.errors import PolicyError
+from hauberk.interceptors.errors import Draining, PolicyError
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
@@ -158,9 +158,20 @@ class MeshServer(grpc.aio.Server):
         self._health.set_serving(service, serving)
 
     def refuse_all(self, refusing: bool = True) -> None:
-        """Answer every call UNAVAILABLE and report NOT_SERVING, until `refuse_all(False)`."""
+        """Answer every call UNAVAILABLE and report NOT_SERVING, until `refuse_all(False)`.
+
+        Those in flight are ended so too.
+        """
         self._guard.draining = refusing
         self._health.withdraw(refusing)
+        if refusing:
+            self._guard.standing.end(Draining("this process serves no more"))
+
+    def end_streams(self) -> None:
+        """Answer new calls UNAVAILABLE, and so end those that stream replies: a stop would wait for them."""
+        leaving = Draining("this process is leaving; come back")
+        self._guard.draining = True
+        self._guard.standing.end(leaving, lambda call: call.policy.response_streaming)
 
     async def start(self) -> None:
         """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 
 from hauberk.certs.identity import LeafIdentity
 from hauberk.interceptors.deadline import Deadline
+from hauberk.interceptors.errors import Refused
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.tracing import TraceContext
 
@@ -22,6 +23,7 @@ class Call:
         "address",
         "auth_context",
         "deadline",
+        "ended",
         "metadata",
         "method",
         "peer",
@@ -54,6 +56,8 @@ class Call:
         self.address = address
         self.peer: LeafIdentity | None = None
         self.deadline: Deadline | None = None
+        self.ended: Refused | None = None
+        """Why it was cancelled before its end, if it was; see standing.py."""
         self.slot: str | None = None
         """Whose place in flight the call takes; see in_flight.py."""
 

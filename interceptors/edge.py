@@ -30,6 +30,7 @@ from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.replies import Replies
 from hauberk.interceptors.servant import Context, Servant, has_failed
+from hauberk.interceptors.standing import Standing
 from hauberk.interceptors.tracing import TraceContext
 
 _log = logging.getLogger(__name__)
@@ -46,10 +47,17 @@ more.
 class Door:
     """What the methods of one server share."""
 
-    __slots__ = ("access_log", "draining", "first_message_s", "in_flight")
+    __slots__ = ("access_log", "draining", "first_message_s", "in_flight", "standing")
 
-    def __init__(self, in_flight: InFlight, access_log: AccessLog | None, first_message_s: float) -> None:
+    def __init__(
+        self,
+        in_flight: InFlight,
+        standing: Standing,
+        access_log: AccessLog | None,
+        first_message_s: float,
+    ) -> None:
         self.in_flight = in_flight
+        self.standing = standing
         self.access_log = access_log
         self.first_message_s = first_message_s
         self.draining = False
@@ -101,10 +109,25 @@ class Edge:
                 self._door.access_log.write(Record.of(call, status=_status(context), reason=reason))
 
     async def _run(self, call: Call, requests: Any, context: Context) -> bytes:
-        """Admit the call and run the method until its deadline. Everything it raises ends the call."""
+        """Admit the call and run the method for as long as its peer holds. Everything it raises ends the
+        call.
+        """
         if self._door.draining:
             raise Draining("this process is leaving")
         self._pipeline.admit(call)
+        self._door.standing.enter(call)
+        try:
+            reply = await self._until_deadline(call, requests, context)
+        except BaseException as error:
+            why = self._door.standing.leave(call)
+            if why is not None and isinstance(error, Exception | asyncio.CancelledError):
+                raise why from error
+            raise
+        if why := self._door.standing.leave(call):  # the method swallowed the cancellation
+            raise why
+        return reply
+
+    async def _until_deadline(self, call: Call, requests: Any, context: Context) -> bytes:
         if call.deadline is None:
             return await self._answer(call, requests, context)
         limit = asyncio.timeout(call.deadline.left(time.monotonic()))
@@ -224,7 +247,7 @@ async def _abort(context: Context, code: Any, message: str, trailers: tuple[Any,
 
 def _already_ended(error: BaseException, call: Call) -> bytes:
     """The method ended the call itself, as abort() does. Core remembers and needs nothing more."""
-    if not isinstance(error, grpc.aio.AbortError):
+    if not isinstance(error, grpc.aio.AbortError) and error is not call.ended:
         _log.error("%s failed after its end, trace %s", call.method, call.trace.trace_id, exc_info=error)
     return b""
 

@@ -14,6 +14,7 @@
       TooManyInFlight       RESOURCE_EXHAUSTED
       Draining              UNAVAILABLE          this process is leaving
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
+      ServerRevoked         UNAVAILABLE          whom we would call is refused by the mesh
 
 Source: google.rpc.Status, google.rpc.ErrorInfo (AIP-193); grpc/doc/statuscodes.md.
 """
@@ -129,6 +130,11 @@ class Draining(Refused):
 class ChannelClosed(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "CHANNEL_CLOSED"
+
+
+class ServerRevoked(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "SERVER_REVOKED"
 
 
 @dataclass(frozen=True, slots=True)

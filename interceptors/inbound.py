@@ -13,6 +13,7 @@ from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.servant import RpcMethod, Servant
+from hauberk.interceptors.standing import Standing
 
 FIRST_MESSAGE_S = 10.0
 """How long the message of a call without a deadline may take to arrive."""
@@ -39,7 +40,8 @@ class Guard(grpc.GenericRpcHandler):
         self.in_flight = InFlight(in_flight_per_peer)
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
-        self._door = Door(self.in_flight, access_log, first_message_s)
+        self.standing = Standing(trust, self._peer_check)
+        self._door = Door(self.in_flight, self.standing, access_log, first_message_s)
         self._methods: dict[str, RpcMethod] = {}
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)
         # A status alone suits every shape of call.

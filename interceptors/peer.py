@@ -29,10 +29,14 @@ AuthContext = Mapping[str, Iterable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom we trust now: anchors, and the SPIFFE IDs (as text) that were revoked."""
+    """Whom we trust now: anchors, and the SPIFFE IDs (as text) that were revoked.
+
+    `withdrawn` are the contracts that one of these served, as long as nobody else does.
+    """
 
     bundle: Bundle
     revoked: frozenset[str] = frozenset()
+    withdrawn: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -74,6 +78,10 @@ class PeerCheck:
         _verify(known, trust.bundle, now)
         self._remember(shown[0], known)
         return known.identity
+
+    def now(self) -> datetime:
+        """What certificates are held against, aware UTC."""
+        return self._clock()
 
     def _remember(self, pem: bytes, known: _Known) -> None:
         """Keep `known` as the one used last, and forget the one whose use is longest ago."""

@@ -182,7 +182,6 @@ async def control_plane(snapshots: Watch[Snapshot]) -> AsyncIterator[Target]:
             names=tuple(snapshots.value.workloads)[:20],
         )
     finally:
-        service.close()
         await server.stop(1)
 
 

@@ -31,6 +31,7 @@ _COMMANDS = {
     "clients": "List the connected xDS clients.",
     "invite": "Print a join token for a workload.",
     "revoke": "Refuse a workload from now on.",
+    "reinstate": "Refuse it no longer.",
     "ca": "Make, show and roll the mesh's roots.",
     "health": "Ask whether a workload serves.",
     "doctor": "Find out what is wrong, and how to mend it.",

@@ -18,7 +18,7 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2
 def command(name: str, reason: str, state: State, as_json: bool) -> None:
     """Refuse the workload NAME from now on, everywhere: its renewals, its calls, and calls to it.
 
-    There is no way back: what is to run on needs another name.
+    It can be taken back once its certificates have ended: hauberk reinstate NAME.
     """
     spiffe_id, was_there = asyncio.run(_revoke(state, name, reason))
     if as_json:

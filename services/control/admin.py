@@ -12,15 +12,15 @@ import grpc
 from hauberk.certs import join
 from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.roots import RootState
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
+from hauberk.services.control.caller import caller
 from hauberk.services.control.contracts import to_proto
-from hauberk.services.control.errors import NameRevoked, NotYet, RequestRefused, ask
+from hauberk.services.control.errors import NotYet, RequestRefused, ask
 from hauberk.services.control.registry import TO_PROTO
+from hauberk.services.control.root_roll import RootRoll
 from hauberk.services.control.roster import Roster
 from hauberk.services.control.snapshot import OPERATORS
 from hauberk.services.control.store import Revocation, Store
-from hauberk.services.control.streams import Streams, caller
 from hauberk.services.control.trust import TrustSource
 
 DEFAULT_TTL, LONGEST_TTL = timedelta(minutes=10), timedelta(days=1)
@@ -39,8 +39,6 @@ class XdsClients(Protocol):
 
     def clients(self) -> list[admin_pb2.XdsClient]: ...
 
-    def drop(self, spiffe_id: str) -> None: ...
-
 
 class Admin(admin_pb2_grpc.AdminServicer):
     """What changes the mesh is done one at a time, and logged with who asked."""
@@ -51,7 +49,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         source: TrustSource,
         roster: Roster,
         clients: XdsClients,
-        streams: Streams,
+        root_roll: RootRoll,
         *,
         clock: Callable[[], datetime],
     ) -> None:
@@ -59,7 +57,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self._source = source
         self._roster = roster
         self._clients = clients
-        self._streams = streams
+        self._root_roll = root_roll
         self._clock = clock
         self._changing = asyncio.Lock()
 
@@ -78,6 +76,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
             await ask(self._store.invite, record, keep_bindings=request.keep_bindings, now=now)
             if not request.keep_bindings:
                 self._roster.rebind(await ask(self._store.bindings))
+                self._source.bound(self._roster.bindings)
         _log.info(
             "%s invited %s, serving %s",
             caller().spiffe_id,
@@ -103,14 +102,24 @@ class Admin(admin_pb2_grpc.AdminServicer):
             revoked_at=self._clock(),
         )
         async with self._changing:
+            served = [contract for contract, name in self._roster.bindings.items() if name == spiffe_id]
             await ask(self._store.revoke, revocation)
             bindings = await ask(self._store.bindings)
-            self._source.revoke(spiffe_id)
+            self._source.revoke(spiffe_id, served)
             self._roster.revoke(spiffe_id, bindings)
-            self._streams.end(spiffe_id, NameRevoked.at(spiffe_id, revocation.revoked_at))
-            self._clients.drop(str(spiffe_id))
         _log.warning("%s revoked %s: %s", operator, spiffe_id, revocation.reason or "no reason given")
         return admin_pb2.RevokeResponse(spiffe_id=str(spiffe_id))
+
+    async def Reinstate(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.ReinstateRequest, context: Context
+    ) -> admin_pb2.ReinstateResponse:
+        spiffe_id = self._named(request.name)
+        async with self._changing:
+            await ask(self._store.reinstate, spiffe_id, self._clock())
+            self._source.reinstate(spiffe_id)
+            self._roster.reinstate(spiffe_id)
+        _log.warning("%s reinstated %s", caller().spiffe_id, spiffe_id)
+        return admin_pb2.ReinstateResponse(spiffe_id=str(spiffe_id))
 
     async def ListReplicas(  # noqa: N802 - the contract's name
         self, request: admin_pb2.ListReplicasRequest, context: Context
@@ -157,7 +166,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
     async def ListRoots(  # noqa: N802 - the contract's name
         self, request: admin_pb2.ListRootsRequest, context: Context
     ) -> admin_pb2.ListRootsResponse:
-        return admin_pb2.ListRootsResponse(roots=self._roots())
+        return admin_pb2.ListRootsResponse(roots=self._roots(), roll=await self._root_roll.stands())
 
     async def RollRoot(  # noqa: N802 - the contract's name
         self, request: admin_pb2.RollRootRequest, context: Context
@@ -175,20 +184,16 @@ class Admin(admin_pb2_grpc.AdminServicer):
                 await self._check_nobody_needs_the_old_root()
             await self._source.roll(steps[request.step])
         _log.warning("%s: root roll: %s", caller().spiffe_id, steps[request.step].__name__)
-        return admin_pb2.RollRootResponse(roots=self._roots())
+        return admin_pb2.RollRootResponse(roots=self._roots(), roll=await self._root_roll.stands())
 
     async def _check_nobody_needs_the_old_root(self) -> None:
-        """A workload whose certificate the old root signed could not even renew once it is retired."""
-        now = self._clock()
-        roots = self._source.authority.roots(now)
-        if not any(root.state is RootState.RETIRING for root in roots):
-            return
-        since = next(root.since for root in roots if root.state is RootState.ACTIVE)
-        left = await ask(self._store.survivors, issued_before=since, now=now)
-        if left.count:
+        left = await self._root_roll.of_the_old_root()
+        if left:
+            count, until = sum(held.certificates for held in left), max(held.until for held in left)
             raise NotYet(
-                f"{left.count} certificates under the old root are still valid: "
-                f"retire after {left.until:%Y-%m-%dT%H:%M:%SZ}, when the last of them has ended",
+                f"{count} certificates under the old root are still valid: "
+                f"retire after {until:%Y-%m-%dT%H:%M:%SZ}, when the last of them has ended; of "
+                f"{', '.join(held.spiffe_id.name for held in left)}",
                 reason="OLD_ROOT_IN_USE",
             )
 

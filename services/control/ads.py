@@ -14,15 +14,14 @@ import grpc
 
 from hauberk.certs.identity import LeafIdentity, SpiffeId
 from hauberk.certs.watch import Watch
-from hauberk.interceptors.errors import Draining, Refused, TooManyInFlight, Unidentified
+from hauberk.interceptors.errors import TooManyInFlight
 from hauberk.interceptors.policy import Policy, callers
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
+from hauberk.services.control.caller import caller
 from hauberk.services.control.clients import Client
-from hauberk.services.control.errors import NameRevoked
 from hauberk.services.control.snapshot import Snapshot
-from hauberk.services.control.streams import caller
 from hauberk.services.control.xds.resource import ResourceType
 from hauberk.services.control.xds.view import Resources
 
@@ -73,7 +72,6 @@ class Ads:
         self._streams: dict[SpiffeId, list[_Stream]] = {}
         self._by_endpoints: dict[str, set[_Stream]] = {}
         self._unsubscribe: Callable[[], None] | None = None
-        self._closed = False
 
     def handlers(self) -> Mapping[str, RpcMethod]:
         """By method name. Responses leave as the bytes they were kept as."""
@@ -88,37 +86,18 @@ class Ads:
         names = sorted(self._streams, key=str)
         return [stream.client.describe() for name in names for stream in self._streams[name]]
 
-    def drop(self, spiffe_id: str) -> None:
-        """End every stream of this identity, which has been revoked. Where there is none, nothing happens."""
-        for name in [name for name in self._streams if str(name) == spiffe_id]:
-            for stream in list(self._streams[name]):
-                stream.refuse(NameRevoked(f"{spiffe_id} was revoked", metadata={"spiffe_id": spiffe_id}))
-
-    def close(self) -> None:
-        """End every stream, and take no more: before the server stops, which would wait for them."""
-        self._closed = True
-        for stream in [stream for streams in self._streams.values() for stream in streams]:
-            stream.refuse(Draining("the control plane is leaving; ask again"))
-
     async def _serve(self, requests: AsyncIterator[DiscoveryRequest], context: Context) -> None:
         with self._admitted(caller()) as stream:
             async with asyncio.TaskGroup() as group:
-                stream.tasks = (
-                    group.create_task(self._read(stream, requests)),
-                    group.create_task(self._write(stream, context)),
-                )
-            if stream.refusal is not None:
-                raise stream.refusal
+                group.create_task(self._read(stream, requests))
+                group.create_task(self._write(stream, context))
 
     async def _read(self, stream: "_Stream", requests: AsyncIterator[DiscoveryRequest]) -> None:
-        try:
-            async for request in requests:
-                before = stream.client.names(ResourceType.ENDPOINTS)
-                stream.client.receive(request, self._now())
-                self._index(stream, before, stream.client.names(ResourceType.ENDPOINTS))
-                stream.woken.set()
-        except Refused as refusal:
-            stream.refuse(refusal)
+        async for request in requests:
+            before = stream.client.names(ResourceType.ENDPOINTS)
+            stream.client.receive(request, self._now())
+            self._index(stream, before, stream.client.names(ResourceType.ENDPOINTS))
+            stream.woken.set()
         stream.ended = True
         stream.woken.set()
 
@@ -139,23 +118,17 @@ class Ads:
 
     @contextmanager
     def _admitted(self, peer: LeafIdentity) -> Iterator["_Stream"]:
-        """A stream of this peer, until the block is left or its certificate ends."""
-        if self._closed:
-            raise Draining("the control plane is leaving; ask again")
+        """A stream of this peer, until the block is left."""
         name, now = peer.spiffe_id, self._now()
         mine = self._streams.setdefault(name, [])
         if len(mine) >= self._streams_per_identity:
             raise TooManyInFlight(f"{len(mine)} xds streams of {name}, at most {self._streams_per_identity}")
         stream = _Stream(Client(name, now))
-        expired = Unidentified("the certificate of this call has expired", reason="SVID_EXPIRED")
-        left = (peer.not_after - now).total_seconds()
-        expiry = asyncio.get_running_loop().call_later(left, stream.refuse, expired)
         mine.append(stream)
         self._follow()
         try:
             yield stream
         finally:
-            expiry.cancel()
             mine.remove(stream)
             self._index(stream, stream.client.names(ResourceType.ENDPOINTS), frozenset())
             if not mine:
@@ -206,20 +179,12 @@ class Ads:
 class _Stream:
     """One connected client, and what its two tasks tell each other."""
 
-    __slots__ = ("client", "ended", "refusal", "tasks", "woken")
+    __slots__ = ("client", "ended", "woken")
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.woken = asyncio.Event()
         self.ended = False
-        self.refusal: Refused | None = None
-        self.tasks: tuple[asyncio.Task[None], ...] = ()
-
-    def refuse(self, refusal: Refused) -> None:
-        """End it now, even in the middle of a write to a client that does not read."""
-        self.refusal = self.refusal or refusal
-        for task in self.tasks:
-            task.cancel()
 
 
 def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

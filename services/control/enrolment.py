@@ -13,10 +13,11 @@ from hauberk.certs.errors import TokenRefused
 from hauberk.interceptors.errors import Refused
 from hauberk.protos.hauberk.control.v1 import enrolment_pb2, enrolment_pb2_grpc
 from hauberk.services.control.attempts import FailedAttempts
-from hauberk.services.control.errors import NameRevoked, TokenNotAccepted, ask
+from hauberk.services.control.caller import caller
+from hauberk.services.control.errors import TokenNotAccepted, ask
 from hauberk.services.control.issuer import Issuer
+from hauberk.services.control.root_roll import Audience
 from hauberk.services.control.store import Store
-from hauberk.services.control.streams import Streams, caller
 from hauberk.services.control.trust import TrustSource
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -82,11 +83,11 @@ class Enrolment(enrolment_pb2_grpc.EnrolmentServicer):
 class Identity(enrolment_pb2_grpc.IdentityServicer):
     """Renews SVIDs, and tells whom to trust as that changes."""
 
-    def __init__(self, store: Store, issuer: Issuer, source: TrustSource, streams: Streams) -> None:
+    def __init__(self, store: Store, issuer: Issuer, source: TrustSource, audience: Audience) -> None:
         self._store = store
         self._issuer = issuer
         self._source = source
-        self._streams = streams
+        self._audience = audience
 
     async def Renew(  # noqa: N802 - the contract's name
         self, request: enrolment_pb2.RenewRequest, context: Context
@@ -104,12 +105,11 @@ class Identity(enrolment_pb2_grpc.IdentityServicer):
     async def WatchTrust(  # type: ignore[override]  # noqa: N802 - a coroutine: it writes by the context
         self, request: enrolment_pb2.WatchTrustRequest, context: Context
     ) -> None:
-        peer = caller()
-        async with self._streams.open(peer):
-            async for trust in self._source.trust.changes():
-                if str(peer.spiffe_id) in trust.revoked:
-                    raise NameRevoked(f"{peer.spiffe_id} was revoked")
-                await context.write(self._source.message())
+        with self._audience.listening(caller().spiffe_id) as sent:
+            async for _ in self._source.trust.changes():
+                message = self._source.message()
+                await context.write(message)
+                sent(message.version)
 
 
 def _host(peer: str) -> str:

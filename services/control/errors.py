@@ -11,6 +11,7 @@ Refused
 ├── ReplicaTaken        FAILED_PRECONDITION  a replica that is alive at another address
 ├── TooManyVersions     FAILED_PRECONDITION  more versions of one contract than anybody rolls out
 ├── NotYet              FAILED_PRECONDITION  a step whose time has not come; says which has
+├── NotRevoked          FAILED_PRECONDITION  a name that is refused nowhere
 ├── NotPublished        UNAVAILABLE          callers were not told in time
 ├── AuthorityUnavailable  UNAVAILABLE        the CA cannot sign
 └── StoreUnavailable    UNAVAILABLE
@@ -68,7 +69,8 @@ class NameRevoked(Refused):
     @classmethod
     def at(cls, spiffe_id: SpiffeId, revoked_at: datetime) -> "NameRevoked":
         return cls(
-            f"{spiffe_id} was revoked at {revoked_at:%Y-%m-%dT%H:%M:%SZ}, for good: use another name",
+            f"{spiffe_id} was revoked at {revoked_at:%Y-%m-%dT%H:%M:%SZ}; "
+            f"to take that back: hauberk reinstate {spiffe_id.name}",
             metadata={"spiffe_id": str(spiffe_id)},
         )
 
@@ -101,6 +103,11 @@ class TooManyVersions(Refused):
 class NotYet(Refused):
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "NOT_YET"
+
+
+class NotRevoked(Refused):
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "NOT_REVOKED"
 
 
 class StoreUnavailable(Refused):

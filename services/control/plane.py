@@ -23,11 +23,11 @@ from hauberk.services.control.issuer import Issuer
 from hauberk.services.control.opening import Opened, open_state
 from hauberk.services.control.publish import Publisher
 from hauberk.services.control.registry import Registry
+from hauberk.services.control.root_roll import Audience, RootRoll
 from hauberk.services.control.roster import Roster
 from hauberk.services.control.roster_store import RosterStore
 from hauberk.services.control.settings import ConfigError, ControlSettings, Listen
 from hauberk.services.control.snapshot import Snapshot
-from hauberk.services.control.streams import Streams
 from hauberk.services.control.trust import TrustSource
 
 STREAMS_PER_PEER = 2000
@@ -102,7 +102,6 @@ class ControlPlane:
             grace_s=settings.schedule.announcement_grace,
             clock=asyncio.get_running_loop(),
         )
-        self._streams = Streams(now=clock)
         self._discovery = ads.Ads(self.publisher.snapshots, self.source.authority.control_id)
         ports = addresses.last_ports(self._folder)
         self.mesh = self._mesh_server(ports)
@@ -133,8 +132,7 @@ class ControlPlane:
 
     async def leave(self) -> None:
         """End every stream with UNAVAILABLE, finish the calls in flight, save what is announced."""
-        self._streams.close()
-        self._discovery.close()
+        self.mesh.end_streams()
         self.roster.close()
         await asyncio.gather(self.mesh.stop(LEAVE_S), self.enrolment.stop(LEAVE_S))
         await self._roster_store.save_last(self.roster.state.value)
@@ -144,9 +142,18 @@ class ControlPlane:
         """Identity, Registry, Admin and xDS, for callers with a certificate."""
         listen = addresses.same_again(self._settings.listen, ports.mesh)
         server = self._server(listen, MESH_OPTIONS, in_flight_per_peer=STREAMS_PER_PEER)
-        identity = Identity(self.store, self._issuer(), self.source, self._streams)
-        registry = Registry(self.roster, self.publisher.snapshots, self._streams)
-        admin = Admin(self.store, self.source, self.roster, self._discovery, self._streams, clock=self._clock)
+        audience = Audience()
+        identity = Identity(self.store, self._issuer(), self.source, audience)
+        registry = Registry(self.roster, self.publisher.snapshots)
+        root_roll = RootRoll(
+            self.store,
+            self.source,
+            self.roster,
+            audience,
+            watcher_refresh=self._settings.schedule.watcher_refresh,
+            clock=self._clock,
+        )
+        admin = Admin(self.store, self.source, self.roster, self._discovery, root_roll, clock=self._clock)
         enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, server)

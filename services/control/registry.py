@@ -13,11 +13,11 @@ from hauberk.certs.identity import LeafIdentity
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.errors import Refused
 from hauberk.protos.hauberk.control.v1 import registry_pb2, registry_pb2_grpc
+from hauberk.services.control.caller import caller
 from hauberk.services.control.contracts import Announced, read_contracts
 from hauberk.services.control.errors import NameRevoked, NotBound, NotPublished, RequestRefused
 from hauberk.services.control.roster import End, Lease, Roster
 from hauberk.services.control.snapshot import OPERATORS, Replica, Snapshot, Status, parse_address
-from hauberk.services.control.streams import Stream, Streams, caller
 
 FIRST_OFFER_S = 10.0
 PUBLISHED_S = 5.0
@@ -41,18 +41,16 @@ TO_PROTO = {status: number for number, status in _STATUS.items()}
 class Registry(registry_pb2_grpc.RegistryServicer):
     """Keeps the roster by what streams say, and answers once callers have been told."""
 
-    def __init__(self, roster: Roster, snapshots: Watch[Snapshot], streams: Streams) -> None:
+    def __init__(self, roster: Roster, snapshots: Watch[Snapshot]) -> None:
         self._roster = roster
         self._snapshots = snapshots
-        self._streams = streams
 
     async def Announce(  # type: ignore[override]  # noqa: N802 - a coroutine: it writes by the context
         self, request_iterator: AsyncIterator[registry_pb2.AnnounceRequest], context: Context
     ) -> None:
         peer = caller()
         try:
-            async with self._streams.open(peer) as stream:
-                await self._announced(peer, stream, request_iterator, context)
+            await self._announced(peer, request_iterator, context)
         except NotBound as refusal:
             _log.warning("alarm: %s", refusal.message)
             raise
@@ -63,22 +61,27 @@ class Registry(registry_pb2_grpc.RegistryServicer):
     async def _announced(
         self,
         peer: LeafIdentity,
-        stream: Stream,
         requests: AsyncIterator[registry_pb2.AnnounceRequest],
         context: Context,
     ) -> None:
         replica, contracts = await self._offer(peer, await _first(requests))
         lease = self._roster.take(replica, contracts)
-        lease.on_end = lambda: stream.end(_because(lease))
         try:
-            await self._answer(replica, context)
-            async for message in requests:
-                if message.HasField("offer"):
-                    raise _refused("an offer comes in the first message only")
-                now_listed = self._roster.report(lease, _status(message.status))
-                if now_listed is None:
-                    return
-                await self._answer(now_listed, context)
+            async with asyncio.timeout(None) as held:
+                lease.on_end = lambda: held.reschedule(asyncio.get_running_loop().time())
+                await self._answer(replica, context)
+                async for message in requests:
+                    if message.HasField("offer"):
+                        raise _refused("an offer comes in the first message only")
+                    now_listed = self._roster.report(lease, _status(message.status))
+                    if now_listed is None:
+                        return
+                    await self._answer(now_listed, context)
+        except TimeoutError:
+            if lease.end is None:
+                raise
+            if (why := _because(lease)) is not None:
+                raise why from None
         finally:
             self._roster.leave(lease)
 

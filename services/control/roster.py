@@ -195,6 +195,11 @@ class Roster:
         self._drop_unbound()
         self.flush()
 
+    def reinstate(self, spiffe_id: SpiffeId) -> None:
+        """The name may announce itself again, once contracts are bound to it."""
+        self._revoked -= {str(spiffe_id)}
+        self._changed()
+
     def rebind(self, bindings: Mapping[str, SpiffeId]) -> None:
         """Contracts have changed hands: who may no longer serve what it announced is dropped."""
         self._bindings = bindings

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
 
 from hauberk.certs.errors import TokenExpired, TokenSpent, TokenUnknown
 from hauberk.certs.identity import LeafIdentity, SpiffeId
 from hauberk.certs.join import TokenRecord
-from hauberk.services.control.errors import BoundElsewhere, NameRevoked
+from hauberk.services.control.errors import BoundElsewhere, NameRevoked, NotRevoked, NotYet
 from hauberk.services.control.tables import (
     bindings,
     contracts,
@@ -46,11 +46,12 @@ class Revocation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survivors:
-    """Certificates that are still valid: how many, and when the last of them ends."""
+class Holder:
+    """A name's certificates that are still valid: how many, and when the last of them ends."""
 
-    count: int
-    until: datetime | None
+    spiffe_id: SpiffeId
+    certificates: int
+    until: datetime
 
 
 class Store:
@@ -140,14 +141,16 @@ class Store:
         with self.engine.begin() as connection:
             _keep_issued(connection, leaf, now)
 
-    def survivors(self, *, issued_before: datetime, now: datetime) -> Survivors:
-        """The certificates issued before an instant that have not ended."""
-        alive = (svids.c.issued_at < issued_before, svids.c.not_after > now)
+    def holders(self, *, issued_before: datetime, now: datetime) -> list[Holder]:
+        """Who has certificates issued before an instant that have not ended, in order; not the revoked."""
+        revoked = select(revocations.c.spiffe_id)
+        alive = (
+            svids.c.issued_at < issued_before,
+            svids.c.not_after > now,
+            svids.c.spiffe_id.not_in(revoked),
+        )
         with reading(self.engine) as connection:
-            count, until = connection.execute(
-                select(func.count(), func.max(svids.c.not_after)).where(*alive)
-            ).one()
-        return Survivors(count=count, until=until)
+            return _holders(connection, *alive)
 
     def revoke(self, revocation: Revocation) -> None:
         """Refuse this name from now on: its bindings and announcements go. A second time changes nothing."""
@@ -166,6 +169,24 @@ class Store:
             for table in (bindings, contracts, replicas):
                 connection.execute(delete(table).where(table.c.spiffe_id == name))
 
+    def reinstate(self, spiffe_id: SpiffeId, now: datetime) -> None:
+        """Refuse this name no longer; the join tokens it had are void.
+
+        Raises NotRevoked, or NotYet while a certificate from before the revocation is valid: it would be let
+        in again, and whoever stole it with it.
+        """
+        name = str(spiffe_id)
+        with self.engine.begin() as connection:
+            if connection.execute(delete(revocations).where(revocations.c.spiffe_id == name)).rowcount != 1:
+                raise NotRevoked(f"{spiffe_id} is not revoked")
+            for held in _holders(connection, svids.c.spiffe_id == name, svids.c.not_after > now):
+                raise NotYet(
+                    f"{held.certificates} certificates of {spiffe_id} from before its revocation are still "
+                    f"valid: reinstate it after {held.until:%Y-%m-%dT%H:%M:%SZ}",
+                    reason="OLD_SVID_VALID",
+                )
+            connection.execute(delete(join_tokens).where(join_tokens.c.spiffe_id == name))
+
     def revoked(self) -> frozenset[str]:
         """The SPIFFE IDs that are refused."""
         with reading(self.engine) as connection:
@@ -176,6 +197,17 @@ class Store:
         with reading(self.engine) as connection:
             rows = connection.execute(select(bindings.c.contract, bindings.c.spiffe_id))
             return {contract: SpiffeId.parse(spiffe_id) for contract, spiffe_id in rows}
+
+
+def _holders(connection: Connection, *alive: ColumnElement[bool]) -> list[Holder]:
+    name = svids.c.spiffe_id
+    found = (
+        select(name, func.count(), func.max(svids.c.not_after)).where(*alive).group_by(name).order_by(name)
+    )
+    return [
+        Holder(spiffe_id=SpiffeId.parse(spiffe_id), certificates=count, until=until)
+        for spiffe_id, count, until in connection.execute(found)
+    ]
 
 
 def _check_token(connection: Connection, digest: bytes, now: datetime) -> SpiffeId:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from hauberk.certs import pem
@@ -59,12 +60,25 @@ class TrustSource:
                 raise NotYet(str(error)) from error
             credentials = await asyncio.to_thread(self._issue)
             self.credentials.set(credentials)
-            self.trust.set(Trust(self.authority.bundle, self.trust.value.revoked))
+            self.trust.set(replace(self.trust.value, bundle=self.authority.bundle))
 
-    def revoke(self, spiffe_id: SpiffeId) -> None:
-        """Publish that this name is refused."""
+    def revoke(self, spiffe_id: SpiffeId, served: Iterable[str] = ()) -> None:
+        """Publish that this name is refused, and that nobody serves now what it `served`."""
         trust = self.trust.value
-        self.trust.set(Trust(trust.bundle, trust.revoked | {str(spiffe_id)}))
+        revoked, withdrawn = trust.revoked | {str(spiffe_id)}, trust.withdrawn.union(served)
+        self.trust.set(replace(trust, revoked=revoked, withdrawn=withdrawn))
+
+    def bound(self, contracts: Iterable[str]) -> None:
+        """Publish that these may be served again, if they were withdrawn."""
+        trust = self.trust.value
+        left = trust.withdrawn.difference(contracts)
+        if left != trust.withdrawn:
+            self.trust.set(replace(trust, withdrawn=left))
+
+    def reinstate(self, spiffe_id: SpiffeId) -> None:
+        """Publish that this name is refused no longer."""
+        trust = self.trust.value
+        self.trust.set(replace(trust, revoked=trust.revoked - {str(spiffe_id)}))
 
     def message(self) -> enrolment_pb2.Trust:
         """Trust as it is now, for workloads."""
@@ -84,12 +98,13 @@ class TrustSource:
 
 def to_proto(trust_domain: str, trust: Trust) -> enrolment_pb2.Trust:
     """Trust as workloads are told it. Equal content has equal versions."""
-    revoked = sorted(trust.revoked)
-    content = "\n".join((trust_domain, trust.bundle.fingerprint, *revoked))
+    revoked, withdrawn = sorted(trust.revoked), sorted(trust.withdrawn)
+    content = "\n".join((trust_domain, trust.bundle.fingerprint, *revoked, "", *withdrawn))
     return enrolment_pb2.Trust(
         trust_domain=trust_domain,
         roots_pem=trust.bundle.pem(),
         intermediates_pem=pem.write(trust.bundle.intermediates),
         revoked=revoked,
+        withdrawn_contracts=withdrawn,
         version=hashlib.sha256(content.encode()).hexdigest()[:16],
     )

@@ -47,7 +47,8 @@ async def roll(operator: Workload, *steps: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "method", ["Invite", "Revoke", "ListReplicas", "ListPolicies", "ListClients", "ListRoots", "RollRoot"]
+    "method",
+    ["Invite", "Revoke", "Reinstate", "ListReplicas", "ListPolicies", "ListClients", "ListRoots", "RollRoot"],
 )
 async def test_only_operators_may_ask(mesh: CoreMesh, method: str) -> None:
     workload = await mesh.join("catalog", [CATALOG])
@@ -138,8 +139,8 @@ async def test_a_revocation_reaches_everybody_at_once(mesh: CoreMesh, operator: 
     response = await operator.admin.Revoke(admin_pb2.RevokeRequest(name="catalog", reason="stolen"))
     assert response.spiffe_id == str(spiffe("catalog"))
     assert (await others.read()).revoked == [str(spiffe("catalog"))]
-    assert await own.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert (await announced.ended())[0] is grpc.StatusCode.PERMISSION_DENIED
+    assert await own.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert (await announced.ended())[0] is grpc.StatusCode.UNAUTHENTICATED
     assert mesh.listed() == {}
     assert mesh.plane.publisher.snapshots.value.revoked == {str(spiffe("catalog"))}
     code, reason, _ = await refusal(

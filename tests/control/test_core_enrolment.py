@@ -182,8 +182,8 @@ async def test_enrolment_is_not_served_where_certificates_are_asked_for(mesh: Co
 async def test_every_certificate_is_remembered_before_it_leaves(mesh: CoreMesh) -> None:
     orders = await mesh.join("orders")
     now = mesh.clock()
-    alive = mesh.plane.store.survivors(issued_before=now, now=now)
-    assert alive.count == 1
+    (alive,) = mesh.plane.store.holders(issued_before=now, now=now)
+    assert (alive.spiffe_id, alive.certificates) == (spiffe("orders"), 1)
     assert alive.until == orders.credentials.svid.expires_at
 
 

@@ -15,7 +15,7 @@ from hauberk.certs.errors import TokenExpired, TokenSpent, TokenUnknown
 from hauberk.certs.identity import LeafIdentity, identify_certificate
 from hauberk.certs.join import TokenRecord, mint
 from hauberk.services.control import tables
-from hauberk.services.control.errors import BoundElsewhere, NameRevoked
+from hauberk.services.control.errors import BoundElsewhere, NameRevoked, NotRevoked, NotYet
 from hauberk.services.control.store import KEPT, Revocation, Store, StoreMismatch
 from tests.control.core_mesh import CATALOG, PAYMENTS, TRUST_DOMAIN, spiffe
 
@@ -94,7 +94,7 @@ def test_a_token_is_spent_with_the_certificate_it_bought(store: Store, leaf: Lea
         store.invited(record.digest, NOW)
     with pytest.raises(TokenSpent):
         store.enrol(record.digest, leaf, NOW)
-    assert store.survivors(issued_before=NOW + TTL, now=NOW).count == 1
+    assert len(store.holders(issued_before=NOW + TTL, now=NOW)) == 1
 
 
 def test_of_two_that_race_for_one_token_one_wins(store: Store, authority: Authority) -> None:
@@ -111,7 +111,7 @@ def test_of_two_that_race_for_one_token_one_wins(store: Store, authority: Author
     with ThreadPoolExecutor(8) as pool:
         results = sorted(pool.map(enrol, leaves))
     assert results == ["enrolled"] + ["spent"] * 7
-    assert store.survivors(issued_before=NOW + TTL, now=NOW).count == 1
+    assert len(store.holders(issued_before=NOW + TTL, now=NOW)) == 1
 
 
 def test_a_token_ends_at_its_time_to_the_second(store: Store, leaf: LeafIdentity) -> None:
@@ -215,7 +215,7 @@ def test_a_revoked_name_is_refused_everywhere_and_frees_its_contracts(
     ):
         with pytest.raises(NameRevoked, match=r"orders was revoked at 2031-05-06T07:08:09Z"):
             attempt()
-    assert store.survivors(issued_before=NOW + TTL, now=NOW).count == 0
+    assert len(store.holders(issued_before=NOW + TTL, now=NOW)) == 0
 
 
 def test_a_name_is_revoked_once_and_the_first_reason_stays(store: Store) -> None:
@@ -225,14 +225,50 @@ def test_a_name_is_revoked_once_and_the_first_reason_stays(store: Store) -> None
         assert connection.scalars(select(tables.revocations.c.reason)).all() == ["stolen laptop"]
 
 
-def test_survivors_are_those_of_before_that_still_live(store: Store, authority: Authority) -> None:
-    store.issued(issue(authority, "orders"), NOW)
+def test_holders_are_those_of_before_that_still_live(store: Store, authority: Authority) -> None:
+    for _ in range(2):
+        store.issued(issue(authority, "orders"), NOW)
+    store.issued(issue(authority, "gateway"), NOW)
     store.issued(issue(authority, "payments"), NOW + timedelta(minutes=5))
-    activated = NOW + timedelta(minutes=1)
-    assert store.survivors(issued_before=activated, now=activated).count == 1
-    assert store.survivors(issued_before=activated, now=activated).until == NOW + timedelta(hours=1)
-    after = store.survivors(issued_before=activated, now=NOW + timedelta(hours=1))
-    assert (after.count, after.until) == (0, None)
+    activated, ends = NOW + timedelta(minutes=1), NOW + timedelta(hours=1)
+    held = store.holders(issued_before=activated, now=activated)
+    assert [(each.spiffe_id.name, each.certificates, each.until) for each in held] == [
+        ("gateway", 1, ends),
+        ("orders", 2, ends),
+    ]
+    assert store.holders(issued_before=activated, now=ends) == []
+
+
+def test_the_revoked_hold_nothing(store: Store, authority: Authority) -> None:
+    store.issued(issue(authority, "orders"), NOW)
+    revoke(store, "orders")
+    assert store.holders(issued_before=NOW + TTL, now=NOW) == []
+
+
+def test_a_revocation_is_taken_back_once_the_certificates_from_before_have_ended(
+    store: Store, authority: Authority
+) -> None:
+    """Nothing that was refused is let in again: no certificate, and no token either."""
+    leaf, ends = issue(authority, "orders"), NOW + timedelta(hours=1)
+    store.issued(leaf, NOW)
+    record = invited(store, "orders", CATALOG)
+    revoke(store, "orders")
+    with pytest.raises(
+        NotYet, match=r"1 certificates of .* are still valid: reinstate it after 2031-05-06T08:08:09Z"
+    ):
+        store.reinstate(spiffe("orders"), ends - timedelta(seconds=1))
+    assert store.revoked() == {str(spiffe("orders"))}
+    store.reinstate(spiffe("orders"), ends)
+    assert store.revoked() == frozenset()
+    assert bound(store) == {}
+    with pytest.raises(TokenUnknown):
+        store.invited(record.digest, NOW)
+    assert store.invited(invited(store, "orders").digest, NOW) == spiffe("orders")
+
+
+def test_who_is_not_revoked_cannot_be_reinstated(store: Store) -> None:
+    with pytest.raises(NotRevoked, match=r"orders is not revoked"):
+        store.reinstate(spiffe("orders"), NOW)
 
 
 def test_everything_is_there_after_a_restart(database_url: str, authority: Authority) -> None:
@@ -245,5 +281,5 @@ def test_everything_is_there_after_a_restart(database_url: str, authority: Autho
     assert after.invited(record.digest, NOW) == spiffe("orders")
     assert bound(after) == {CATALOG: "orders"}
     assert after.revoked() == {str(spiffe("payments"))}
-    assert after.survivors(issued_before=NOW + TTL, now=NOW).count == 1
+    assert len(after.holders(issued_before=NOW + TTL, now=NOW)) == 1
     after.close()

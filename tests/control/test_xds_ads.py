@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from hauberk.interceptors.errors import Draining
 from hauberk.protos.third_party.envoy.config.core.v3.base_pb2 import Node
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 from hauberk.services.control.ads import AT_ONCE, METHOD, SERVICE, Ads
 from hauberk.services.control.clients import MAX_NAMES
 from hauberk.services.control.snapshot import Status
 from hauberk.services.control.xds.resource import NAME, ResourceType
-from tests.control.xds_mesh import LIFETIME, AdsStream, Mesh, becomes, contract, spiffe, workload
+from tests.control.xds_mesh import AdsStream, Mesh, becomes, contract, spiffe, workload
 
 ORDERS = contract("shop.Orders", Place=["gateway"])
 CATALOG = contract("shop.Catalog", List=["gateway"])
@@ -231,34 +231,13 @@ async def test_a_revoked_identity_loses_its_streams_and_nobody_else_does(mesh: M
     async with mesh.stream("gateway") as revoked, mesh.stream("orders") as other:
         await revoked.fetch(ENDPOINTS, "orders")
         await other.fetch(ENDPOINTS)
-        mesh.ads.drop(str(spiffe("gateway")))
+        mesh.revoke("gateway")
         error = await end_of(revoked)
-        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
         assert "revoked" in (error.details() or "")
         await no_stream_is_left(mesh, of="gateway")
         await other.ask(ResourceType.LISTENER, NAME)
         assert len((await other.next()).resources) == 1
-
-
-async def test_a_stream_ends_with_the_certificate_it_came_with(tmp_path: Path) -> None:
-    def nearly() -> datetime:
-        """A second or two before the certificates of the test end: they end at whole seconds."""
-        return datetime.now(UTC) + LIFETIME - timedelta(seconds=2)
-
-    async with (
-        Mesh(tmp_path, ads=lambda *given: Ads(*given, now=nearly)) as mesh,
-        mesh.stream("gateway") as stream,
-    ):
-        await stream.fetch(ENDPOINTS)
-        error = await end_of(stream)
-    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert "expired" in (error.details() or "")
-
-
-async def test_dropping_who_is_not_there_does_nothing(mesh: Mesh) -> None:
-    mesh.ads.drop(str(spiffe("nobody")))
-    mesh.ads.drop("not a name")
-    assert mesh.ads.clients() == []
 
 
 async def test_a_revoked_identity_that_is_still_connected_is_sent_an_empty_world(mesh: Mesh) -> None:
@@ -272,7 +251,8 @@ async def test_a_control_plane_that_leaves_ends_every_stream_and_takes_no_more(m
     async with mesh.control("gateway") as channel:
         stream = AdsStream(channel)
         await stream.fetch(ENDPOINTS, "orders")
-        mesh.ads.close()
+        mesh.guard.draining = True
+        mesh.guard.standing.end(Draining("leaving"))
         assert (await end_of(stream)).code() is grpc.StatusCode.UNAVAILABLE
         assert await AdsStream(channel).call.code() is grpc.StatusCode.UNAVAILABLE
 
@@ -292,7 +272,7 @@ async def test_a_client_that_does_not_read_is_ended_like_any_other(mesh: Mesh) -
             await reader.next()
         with pytest.raises(TimeoutError):
             await becomes(lambda: sent("gateway") == sent("orders"), True, within_s=QUIET_S)
-        mesh.ads.drop(str(spiffe("gateway")))
+        mesh.revoke("gateway")
         await no_stream_is_left(mesh, of="gateway")
 
 

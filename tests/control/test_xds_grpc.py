@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from hauberk.interceptors.errors import Draining
 from hauberk.protos.hauberk.control.v1.admin_pb2 import TypeState
 from hauberk.protos.third_party.envoy.config.cluster.v3.cluster_pb2 import Cluster
 from hauberk.services.control.snapshot import Status
@@ -268,7 +269,7 @@ async def test_a_client_whose_stream_was_ended_comes_back_and_is_up_to_date(mesh
     mesh.show(workload("orders", ORDERS, at=[old.address]))
     async with mesh.channel("gateway") as gateway:
         assert await call(gateway, "/shop.Orders/Place") == "old"
-        mesh.ads.drop(str(spiffe("gateway")))
+        mesh.guard.standing.end(Draining("come back"))
         await becomes(mesh.ads.clients, [])
         assert await call(gateway, "/shop.Orders/Place") == "old"
         mesh.show(workload("orders", ORDERS, at=[new.address]))

@@ -123,16 +123,20 @@ class Mesh:
         self.snapshots = Watch(snapshot())
         self.trust = Watch(Trust(self._authority.bundle))
         self.ads = ads(self.snapshots, self._authority.control_id)
+        self.guard = Guard(self.trust, trust_domain=TRUST_DOMAIN, in_flight_per_peer=1000)
+        self.guard.add(ads_module.SERVICE, self.ads.handlers(), ads_module.POLICIES)
         self.address = ""
 
     async def __aenter__(self) -> Self:
-        guard = Guard(self.trust, trust_domain=TRUST_DOMAIN, in_flight_per_peer=1000)
-        guard.add(ads_module.SERVICE, self.ads.handlers(), ads_module.POLICIES)
-        self.address = await self._serve(guard, self.credentials("control", ip_addresses=["127.0.0.1"]))
+        self.address = await self._serve(self.guard, self.credentials("control", ip_addresses=["127.0.0.1"]))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._exit.aclose()
+
+    def revoke(self, name: str) -> None:
+        """Refuse this name from now on."""
+        self.trust.set(Trust(self.trust.value.bundle, frozenset({str(spiffe(name))})))
 
     def show(self, *workloads: Workload, revoked: Iterable[str] = ()) -> None:
         """Publish these workloads now."""

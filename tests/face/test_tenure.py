@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +14,13 @@ import pytest
 
 from hauberk.certs.rotation import RenewalFailed
 from hauberk.certs.store import CredentialStore
+from hauberk.cli.dial import dialled
 from hauberk.errors import MembershipEnded
 from hauberk.hints import reason_of
-from hauberk.mesh import join
-from hauberk.protos.hauberk.control.v1 import admin_pb2
+from hauberk.mesh import Mesh, join
+from hauberk.protos.hauberk.control.v1 import admin_pb2, enrolment_pb2, enrolment_pb2_grpc
+from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from hauberk.server import MeshServer
 from hauberk.tenure import _tell
 from tests.face.control import Control, admin, eventually, get_product
 
@@ -155,6 +160,82 @@ async def test_who_is_revoked_stops_serving_and_says_so(
     with pytest.raises(MembershipEnded, match=r"spiffe://shop.test/gateway was revoked"):
         await serve()
     assert "gateway was revoked" in caplog.text
+
+
+async def test_who_is_revoked_ends_the_streams_it_serves_at_once(control: Control) -> None:
+    catalog = await control.member("catalog", ends=True)
+    server = catalog.server(drain_seconds=10)
+    await server.start()
+    gateway, operator = await control.member("gateway"), await admin(control)
+    async with dialled(server.address, catalog.id, gateway.credentials.value) as channel:
+        watching: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        watch = watching(b"")
+        await watch.read()
+        began = time.monotonic()
+        await operator.Revoke(admin_pb2.RevokeRequest(name="catalog", reason="test"), timeout=5)
+        assert await asyncio.wait_for(watch.code(), 5) is grpc.StatusCode.UNAVAILABLE
+    assert time.monotonic() - began < 1
+    assert catalog.stopping.is_set()
+
+
+class Silent(catalog_pb2_grpc.CatalogServicer):
+    """A server that ends nothing by itself."""
+
+    async def WatchProducts(  # noqa: N802 - the contract's name
+        self, request: Any, context: Any
+    ) -> AsyncIterator[catalog_pb2.Product]:
+        yield catalog_pb2.Product(sku="A-1")
+        await asyncio.sleep(60)
+
+
+async def test_streams_to_a_revoked_server_end_at_their_callers_whatever_it_does(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the mesh and directly; to others they go on, and nothing new is sent to it."""
+    monkeypatch.setattr(MeshServer, "refuse_all", lambda *_: None)
+    hostile = await control.member("catalog", ends=True)
+    server = hostile.server()
+    catalog_pb2_grpc.add_CatalogServicer_to_server(Silent(), server)  # type: ignore[abstract]
+    await server.start()
+    gateway, operator = await control.member("gateway"), await admin(control)
+    await eventually_served(gateway)
+    direct = gateway.direct_channel("catalog", server.address)
+    open_: list[Any] = [
+        catalog_pb2_grpc.CatalogStub(channel).WatchProducts(catalog_pb2.WatchProductsRequest())
+        for channel in (gateway.channel, direct)
+    ]
+    other: Any = enrolment_pb2_grpc.IdentityStub(gateway.control).WatchTrust(
+        enrolment_pb2.WatchTrustRequest()
+    )
+    for stream in (*open_, other):
+        await stream.read()
+    began = time.monotonic()
+    await operator.Revoke(admin_pb2.RevokeRequest(name="catalog", reason="test"), timeout=5)
+    for stream in open_:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(stream.read(), 5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE, caught.value
+    assert time.monotonic() - began < 1
+    assert list((await other.read()).withdrawn_contracts) == ["shop.catalog.v1.Catalog"]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await catalog_pb2_grpc.CatalogStub(direct).GetProduct(catalog_pb2.GetProductRequest(sku="A-1"))
+    assert reason_of(caught.value) == "SERVER_REVOKED"
+    assert not gateway._streams._open
+
+
+async def eventually_served(mesh: Mesh) -> None:
+    """Wait for the routes of the catalog."""
+    catalog: Any = catalog_pb2_grpc.CatalogStub(mesh.channel)
+    async with asyncio.timeout(10):
+        while True:
+            watch = catalog.WatchProducts(catalog_pb2.WatchProductsRequest())
+            try:
+                await watch.read()
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.1)
+            else:
+                watch.cancel()
+                return
 
 
 async def test_revoked_names_are_known_after_a_restart_without_control_plane(control: Control) -> None:

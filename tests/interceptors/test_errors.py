@@ -23,6 +23,7 @@ TABLE = {
     errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
     errors.ChannelClosed: Code.UNAVAILABLE,
+    errors.ServerRevoked: Code.UNAVAILABLE,
 }
 
 

@@ -23,6 +23,7 @@ from hauberk.cli.mesh_file import Workload
 from hauberk.cli.process import Launch, Process, process_group
 from hauberk.cli.state import State
 from hauberk.cli.supervisor import Child, Condition, Supervisor
+from hauberk.errors import MembershipEnded
 from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc
 from hauberk.settings import Settings
 
@@ -111,9 +112,16 @@ class Fleet:
         async with asyncio.timeout(within):
             return await asyncio.shield(self._waiting[name])
 
-    async def member(self, name: str, **settings: Any) -> hauberk.Mesh:
-        """Join as `name` in this process, as a caller that serves nothing, until the fleet's end."""
-        token = await self.local._invite(name, Workload(command=("test",)))
+    async def member(self, name: str, *, ends: bool = False, **settings: Any) -> hauberk.Mesh:
+        """Join as `name` in this process, as a caller that serves nothing, until the fleet's end.
+
+        A workload of the mesh may be named too: its processes go on serving what they serve. If the
+        membership `ends` before that, so be it.
+        """
+        if ends:
+            self._members.enter_context(contextlib.suppress(MembershipEnded))
+        known = self.state.mesh().workloads.get(name, Workload(command=("test",)))
+        token = await self.local._invite(name, known)
         token_file = self.state.folder / f"{name.replace('/', '.')}.token"
         token_file.write_text(token)
         token_file.chmod(0o600)

@@ -21,11 +21,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = [str(Path(sys.executable).with_name("hauberk"))]
 
 
-def shop(*, svid_lifetime: str = "1h", once: Sequence[str] = ()) -> str:
-    """The repository's own mesh.toml, with another lifetime and other arguments for its shopper."""
+def shop(*, svid_lifetime: str = "1h", once: Sequence[str] = (), replicas: int = 1) -> str:
+    """The repository's own mesh.toml, with another lifetime, more processes of each service and other
+    arguments for its shopper.
+    """
     text = (REPOSITORY / "mesh.toml").read_text()
     text, lifetimes = re.subn(r'(?m)^svid_lifetime = ".*"$', f'svid_lifetime = "{svid_lifetime}"', text)
     assert lifetimes == 1, "mesh.toml names its svid_lifetime"
+    if replicas > 1:
+        text = re.sub(r"(?m)^(serves = .*)$", rf"\1\nreplicas = {replicas}", text)
     if once:
         arguments = "".join(f', "{argument}"' for argument in once)
         text, drivers = re.subn(r'("hauberk\.services\.shopper\.main")', rf"\1{arguments}", text)
@@ -120,7 +124,8 @@ class Serials:
 
     def _gather(self) -> None:
         while not self._stop.wait(0.5):
-            for chain in self._state.rglob("current/chain.pem"):
+            # By exact names: a walk would come upon generations that are being removed.
+            for chain in self._state.glob("*/*/current/chain.pem"):
                 with contextlib.suppress(OSError, ValueError):
                     name = str(chain.parent.parent.relative_to(self._state))
                     self._seen[name].add(x509.load_pem_x509_certificate(chain.read_bytes()).serial_number)

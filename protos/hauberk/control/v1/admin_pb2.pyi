@@ -49,6 +49,18 @@ class RevokeResponse(_message.Message):
     spiffe_id: str
     def __init__(self, spiffe_id: _Optional[str] = ...) -> None: ...
 
+class ReinstateRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ReinstateResponse(_message.Message):
+    __slots__ = ("spiffe_id",)
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    def __init__(self, spiffe_id: _Optional[str] = ...) -> None: ...
+
 class ListReplicasRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -154,10 +166,34 @@ class ListRootsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListRootsResponse(_message.Message):
-    __slots__ = ("roots",)
+    __slots__ = ("roots", "roll")
     ROOTS_FIELD_NUMBER: _ClassVar[int]
+    ROLL_FIELD_NUMBER: _ClassVar[int]
     roots: _containers.RepeatedCompositeFieldContainer[Root]
-    def __init__(self, roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ...) -> None: ...
+    roll: RootRoll
+    def __init__(self, roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ..., roll: _Optional[_Union[RootRoll, _Mapping]] = ...) -> None: ...
+
+class RootRoll(_message.Message):
+    __slots__ = ("next", "waiting_for", "settle")
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    SETTLE_FIELD_NUMBER: _ClassVar[int]
+    next: RollRootRequest.Step
+    waiting_for: _containers.RepeatedCompositeFieldContainer[Holder]
+    settle: _duration_pb2.Duration
+    def __init__(self, next: _Optional[_Union[RollRootRequest.Step, str]] = ..., waiting_for: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ..., settle: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Holder(_message.Message):
+    __slots__ = ("spiffe_id", "certificates", "until", "replicas")
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    spiffe_id: str
+    certificates: int
+    until: _timestamp_pb2.Timestamp
+    replicas: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, spiffe_id: _Optional[str] = ..., certificates: _Optional[int] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replicas: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Root(_message.Message):
     __slots__ = ("state", "fingerprint", "not_before", "not_after")
@@ -188,7 +224,9 @@ class RollRootRequest(_message.Message):
     def __init__(self, step: _Optional[_Union[RollRootRequest.Step, str]] = ...) -> None: ...
 
 class RollRootResponse(_message.Message):
-    __slots__ = ("roots",)
+    __slots__ = ("roots", "roll")
     ROOTS_FIELD_NUMBER: _ClassVar[int]
+    ROLL_FIELD_NUMBER: _ClassVar[int]
     roots: _containers.RepeatedCompositeFieldContainer[Root]
-    def __init__(self, roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ...) -> None: ...
+    roll: RootRoll
+    def __init__(self, roots: _Optional[_Iterable[_Union[Root, _Mapping]]] = ..., roll: _Optional[_Union[RootRoll, _Mapping]] = ...) -> None: ...

@@ -44,6 +44,11 @@ class AdminStub:
                 request_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=hauberk_dot_control_dot_v1_dot_admin__pb2.RevokeResponse.FromString,
                 _registered_method=True)
+        self.Reinstate = channel.unary_unary(
+                '/hauberk.control.v1.Admin/Reinstate',
+                request_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ReinstateRequest.SerializeToString,
+                response_deserializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ReinstateResponse.FromString,
+                _registered_method=True)
         self.ListReplicas = channel.unary_unary(
                 '/hauberk.control.v1.Admin/ListReplicas',
                 request_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ListReplicasRequest.SerializeToString,
@@ -88,6 +93,15 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reinstate(self, request, context):
+        """Takes a revocation back: the name may be invited again; what it served is bound anew then, and its old join
+        tokens are void. FAILED_PRECONDITION: it is not revoked, or certificates from before its revocation are still
+        valid, and would be let in again; the message says until when.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListReplicas(self, request, context):
         """Every replica announced.
         """
@@ -110,7 +124,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRoots(self, request, context):
-        """The roots and where each stands in its roll.
+        """The roots, where each stands in its roll, and what the next step waits for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +149,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=hauberk_dot_control_dot_v1_dot_admin__pb2.RevokeRequest.FromString,
                     response_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.RevokeResponse.SerializeToString,
+            ),
+            'Reinstate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reinstate,
+                    request_deserializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ReinstateRequest.FromString,
+                    response_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ReinstateResponse.SerializeToString,
             ),
             'ListReplicas': grpc.unary_unary_rpc_method_handler(
                     servicer.ListReplicas,
@@ -216,6 +235,33 @@ class Admin:
             '/hauberk.control.v1.Admin/Revoke',
             hauberk_dot_control_dot_v1_dot_admin__pb2.RevokeRequest.SerializeToString,
             hauberk_dot_control_dot_v1_dot_admin__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reinstate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hauberk.control.v1.Admin/Reinstate',
+            hauberk_dot_control_dot_v1_dot_admin__pb2.ReinstateRequest.SerializeToString,
+            hauberk_dot_control_dot_v1_dot_admin__pb2.ReinstateResponse.FromString,
             options,
             channel_credentials,
             insecure,

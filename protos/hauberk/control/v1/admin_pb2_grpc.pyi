@@ -35,6 +35,11 @@ class AdminStub:
     """A join token for one start of one workload."""
     Revoke: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeRequest, _admin_pb2.RevokeResponse]
     """No renewal, no route, no call, from now on, for this name."""
+    Reinstate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReinstateRequest, _admin_pb2.ReinstateResponse]
+    """Takes a revocation back: the name may be invited again; what it served is bound anew then, and its old join
+    tokens are void. FAILED_PRECONDITION: it is not revoked, or certificates from before its revocation are still
+    valid, and would be let in again; the message says until when.
+    """
     ListReplicas: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListReplicasRequest, _admin_pb2.ListReplicasResponse]
     """Every replica announced."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]
@@ -42,7 +47,7 @@ class AdminStub:
     ListClients: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]
     """Every connected xDS client: what it is, what it accepted, what it rejected and why."""
     ListRoots: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListRootsRequest, _admin_pb2.ListRootsResponse]
-    """The roots and where each stands in its roll."""
+    """The roots, where each stands in its roll, and what the next step waits for."""
     RollRoot: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RollRootRequest, _admin_pb2.RollRootResponse]
     """Moves the root roll one step. FAILED_PRECONDITION: not the next step; the message says which is."""
 
@@ -53,6 +58,11 @@ class AdminAsyncStub(AdminStub):
     """A join token for one start of one workload."""
     Revoke: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeRequest, _admin_pb2.RevokeResponse]  # type: ignore[assignment]
     """No renewal, no route, no call, from now on, for this name."""
+    Reinstate: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReinstateRequest, _admin_pb2.ReinstateResponse]  # type: ignore[assignment]
+    """Takes a revocation back: the name may be invited again; what it served is bound anew then, and its old join
+    tokens are void. FAILED_PRECONDITION: it is not revoked, or certificates from before its revocation are still
+    valid, and would be let in again; the message says until when.
+    """
     ListReplicas: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListReplicasRequest, _admin_pb2.ListReplicasResponse]  # type: ignore[assignment]
     """Every replica announced."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]  # type: ignore[assignment]
@@ -60,7 +70,7 @@ class AdminAsyncStub(AdminStub):
     ListClients: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Every connected xDS client: what it is, what it accepted, what it rejected and why."""
     ListRoots: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListRootsRequest, _admin_pb2.ListRootsResponse]  # type: ignore[assignment]
-    """The roots and where each stands in its roll."""
+    """The roots, where each stands in its roll, and what the next step waits for."""
     RollRoot: _aio.UnaryUnaryMultiCallable[_admin_pb2.RollRootRequest, _admin_pb2.RollRootResponse]  # type: ignore[assignment]
     """Moves the root roll one step. FAILED_PRECONDITION: not the next step; the message says which is."""
 
@@ -80,6 +90,17 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RevokeResponse, _abc.Awaitable[_admin_pb2.RevokeResponse]]:
         """No renewal, no route, no call, from now on, for this name."""
+
+    @_abc_1.abstractmethod
+    def Reinstate(
+        self,
+        request: _admin_pb2.ReinstateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReinstateResponse, _abc.Awaitable[_admin_pb2.ReinstateResponse]]:
+        """Takes a revocation back: the name may be invited again; what it served is bound anew then, and its old join
+        tokens are void. FAILED_PRECONDITION: it is not revoked, or certificates from before its revocation are still
+        valid, and would be let in again; the message says until when.
+        """
 
     @_abc_1.abstractmethod
     def ListReplicas(
@@ -111,7 +132,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListRootsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListRootsResponse, _abc.Awaitable[_admin_pb2.ListRootsResponse]]:
-        """The roots and where each stands in its roll."""
+        """The roots, where each stands in its roll, and what the next step waits for."""
 
     @_abc_1.abstractmethod
     def RollRoot(

@@ -62,15 +62,17 @@ class WatchTrustRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Trust(_message.Message):
-    __slots__ = ("trust_domain", "roots_pem", "intermediates_pem", "revoked", "version")
+    __slots__ = ("trust_domain", "roots_pem", "intermediates_pem", "revoked", "version", "withdrawn_contracts")
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     ROOTS_PEM_FIELD_NUMBER: _ClassVar[int]
     INTERMEDIATES_PEM_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_CONTRACTS_FIELD_NUMBER: _ClassVar[int]
     trust_domain: str
     roots_pem: bytes
     intermediates_pem: bytes
     revoked: _containers.RepeatedScalarFieldContainer[str]
     version: str
-    def __init__(self, trust_domain: _Optional[str] = ..., roots_pem: _Optional[bytes] = ..., intermediates_pem: _Optional[bytes] = ..., revoked: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ...) -> None: ...
+    withdrawn_contracts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, trust_domain: _Optional[str] = ..., roots_pem: _Optional[bytes] = ..., intermediates_pem: _Optional[bytes] = ..., revoked: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., withdrawn_contracts: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -1,0 +1,94 @@
+"""Calls in flight whose peer holds no more: each is ended as a new call of that peer would be refused.
+
+Core ends no call because its certificate has ended, was revoked or has lost its root. So the calls in flight
+are looked through at each change of trust, and every second for certificates that have ended: one timer and
+one subscription for all of them, and only while there are any. What a call pays is its place in a dictionary.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from hauberk.certs.watch import Watch
+from hauberk.interceptors.call import Call
+from hauberk.interceptors.errors import Refused
+from hauberk.interceptors.peer import PeerCheck, Trust
+
+SWEEP_S = 1.0
+"""How late the end of a certificate may be noticed."""
+
+
+def _every(call: Call) -> bool:
+    return True
+
+
+class Standing:
+    """The calls of one server that run, each in its task. Lives in one event loop."""
+
+    def __init__(self, trust: Watch[Trust], peer_check: PeerCheck) -> None:
+        self._trust = trust
+        self._peer_check = peer_check
+        self._calls: dict[Call, asyncio.Task[Any]] = {}
+        self._tick: asyncio.TimerHandle | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    def enter(self, call: Call) -> None:
+        """Watch over `call`, which has just been admitted and runs in this task."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - core runs each call in one
+        self._calls[call] = task
+        if self._tick is None:
+            loop = asyncio.get_running_loop()
+            self._unsubscribe = self._trust.subscribe(lambda _: _soon(loop, self._trust_changed))
+            self._tick = loop.call_later(SWEEP_S, self._ticked)
+
+    def leave(self, call: Call) -> Refused | None:
+        """Watch over it no more; why it was ended, if it was.
+
+        Whatever its method made of being cancelled then, that is what its caller is to hear.
+        """
+        task = self._calls.pop(call)
+        if call.ended is not None:
+            task.uncancel()
+        return call.ended
+
+    def end(self, why: Refused, which: Callable[[Call], bool] = _every) -> None:
+        """Cancel the methods of these calls; `why` is what their callers hear."""
+        for call in [call for call in self._calls if which(call)]:
+            self._end(call, why)
+
+    def _trust_changed(self) -> None:
+        for call in list(self._calls):
+            self._check(call)
+
+    def _ticked(self) -> None:
+        if not self._calls:
+            self._unsubscribe()
+            self._tick = None
+            return
+        now = self._peer_check.now()
+        for call in list(self._calls):
+            if call.peer is not None and now > call.peer.not_after:
+                self._check(call)
+        self._tick = asyncio.get_running_loop().call_later(SWEEP_S, self._ticked)
+
+    def _check(self, call: Call) -> None:
+        """End the call if its peer would not be let in now."""
+        if call.peer is None:
+            return
+        try:
+            self._peer_check.identify(call.auth_context)
+        except Refused as refusal:
+            self._end(call, refusal)
+
+    def _end(self, call: Call, why: Refused) -> None:
+        if call.ended is None:
+            call.ended = why
+            self._calls[call].cancel()
+
+
+def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Trust may change in any thread, in the very call that is to be ended, and after this loop is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback)
