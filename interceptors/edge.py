@@ -46,13 +46,38 @@ more.
 class Door:
     """What the methods of one server share."""
 
-    __slots__ = ("access_log", "draining", "first_message_s", "in_flight")
+    __slots__ = ("_cut", "_inside", "access_log", "draining", "first_message_s", "in_flight")
 
     def __init__(self, in_flight: InFlight, access_log: AccessLog | None, first_message_s: float) -> None:
         self.in_flight = in_flight
         self.access_log = access_log
         self.first_message_s = first_message_s
         self.draining = False
+        self._inside: set[asyncio.Task[Any]] = set()
+        self._cut: set[asyncio.Task[Any]] = set()
+
+    def enter(self, task: asyncio.Task[Any]) -> None:
+        """`task` serves a call."""
+        self._inside.add(task)
+
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        self._inside.discard(task)
+        self._cut.discard(task)
+
+    def clear(self) -> None:
+        """End every call being served, UNAVAILABLE, and let none begin: core would cut them off, CANCELLED."""
+        self.draining = True
+        for task in self._inside - self._cut:
+            if not task.cancelling():  # its caller has left
+                self._cut.add(task)
+                task.cancel()
+
+    def was_cut(self, task: asyncio.Task[Any]) -> bool:
+        """Whether it was `clear` that cancelled `task`; true once, and the task then goes on."""
+        if task not in self._cut:
+            return False
+        self._cut.discard(task)
+        return task.uncancel() == 0
 
 
 class Edge:
@@ -78,6 +103,8 @@ class Edge:
         call = _arrival(self._pipeline, context)
         enter_call(call)
         reason = None
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._door.enter(task)
         try:
             reply = await self._run(call, requests, context)
             await settle()
@@ -86,7 +113,9 @@ class Edge:
             raise  # they end more than this call
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
-                raise
+                if not self._door.was_cut(task):
+                    raise
+                error = Draining("this process is leaving")
             if context.done():
                 return _already_ended(error, call)
             refusal = _refusal(error, call)
@@ -96,6 +125,7 @@ class Edge:
             await _refuse(refusal, call, context)
             return b""
         finally:
+            self._door.leave(task)
             self._door.in_flight.leave(call)
             if self._door.access_log is not None:
                 self._door.access_log.write(Record.of(call, status=_status(context), reason=reason))
