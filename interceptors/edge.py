@@ -65,7 +65,7 @@ class Door:
         self._cut.discard(task)
 
     def clear(self) -> None:
-        """End every call being served, UNAVAILABLE, and let none begin: core would cut them off, CANCELLED."""
+        """End every call being served, UNAVAILABLE, and let none begin."""
         self.draining = True
         for task in self._inside - self._cut:
             if not task.cancelling():  # its caller has left
