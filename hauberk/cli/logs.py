@@ -18,6 +18,11 @@ RETRY_S = 10.0
 """After a failed write, before the next is tried: a full disk is not asked for every line."""
 
 
+def file_name(process: str) -> str:
+    """Of the log of the process "orders-1"; no segment of a name holds a dot, so no two share one."""
+    return f"{process.replace('/', '.')}.log"
+
+
 class Logs:
     """The logs in `folder`, which must exist. `say` is told when they cannot be kept. `close` when done."""
 
@@ -31,7 +36,7 @@ class Logs:
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Remove the logs of all others: of processes that the mesh no longer has."""
-        kept = {_file_name(name) for name in names}
+        kept = {file_name(name) for name in names}
         with contextlib.suppress(OSError):
             for path in self._folder.glob("*.log*"):
                 if path.name.removesuffix(".1") not in kept:
@@ -46,7 +51,7 @@ class Logs:
         try:
             file = self._files.get(name)
             if file is None:
-                file = self._files[name] = _File(self._folder / _file_name(name))
+                file = self._files[name] = _File(self._folder / file_name(name))
             file.write(record.encode("utf-8", "replace"), self._most_bytes)
             self._failing = False
         except OSError as error:
@@ -64,10 +69,6 @@ class Logs:
         file = self._files.pop(name, None)
         if file is not None:
             file.close()
-
-
-def _file_name(name: str) -> str:
-    return f"{name.replace('/', '.')}.log"  # no segment of a name holds a dot
 
 
 class _File:

@@ -140,9 +140,11 @@ class Supervisor:
 
         Where none runs, the pause before the next start is over.
         """
-        child.woken.set()
         process = child.process
         if process is None:
+            if child.name not in self._stopping:
+                child.condition = Condition.STARTING
+            child.woken.set()
             return
         child.asked = True
         process.signal(signal.SIGTERM)

@@ -315,6 +315,7 @@ def _say(text: str) -> None:
 def _described(child: Child) -> dict[str, Any]:
     """What is said of a child to whoever asks."""
     return {
+        "process": child.name,
         "workload": _workload_of(child),
         "replica": child.replica if isinstance(child, Replica) else "1",
         "condition": str(child.condition),

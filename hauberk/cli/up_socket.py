@@ -123,7 +123,8 @@ def asking(
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(within)
         try:
-            connection.connect(_name_of(state.socket))
+            with _named(state.socket) as name:
+                connection.connect(name)
             connection.sendall(msgspec.json.encode(request) + b"\n")
         except OSError:
             raise NotRunning(
@@ -163,7 +164,8 @@ def _bound(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)  # left by an `up` that was killed: the state folder is claimed by us
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        bound.bind(_name_of(path))
+        with _named(path) as name:
+            bound.bind(name)
         path.chmod(0o600)
     except BaseException:
         bound.close()
@@ -171,10 +173,17 @@ def _bound(path: Path) -> socket.socket:
     return bound
 
 
-def _name_of(path: Path) -> str:
-    """The path as it may be spelled for the system, which takes short ones only."""
-    spelled = (str(path), os.path.relpath(path))
-    return next((name for name in spelled if len(os.fsencode(name)) <= _LONGEST_PATH), spelled[0])
+@contextmanager
+def _named(path: Path) -> Iterator[str]:
+    """A name of the socket that is short enough for the system; on Linux there always is one."""
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def _is_ours(connection: Any) -> bool:

@@ -1,0 +1,188 @@
+"""`hauberk restart` on processes that serve nothing: what it restarts, when it stops, what it refuses."""
+
+import json
+import re
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.processes import IDLE, until
+from tests.mesh.running import COMMAND, clean_environment, hauberk, running
+
+MESH = """
+trust_domain = "idle.test"
+[workloads.steady]
+command = ["sleep", "600"]
+replicas = 3
+[workloads.fragile]
+command = ["python", "-c", '''
+import os, time
+if os.path.exists("broken"):
+    print("no such table")
+    raise SystemExit(3)
+time.sleep(600)
+''']
+replicas = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a running mesh; a test leaves it as it found it, save for pids."""
+    folder = tmp_path_factory.mktemp("restart")
+    (folder / "mesh.toml").write_text(MESH)
+    with running(folder):
+        yield folder
+
+
+def listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows of `hauberk ps`, by process."""
+    done = hauberk(folder, "ps", "--json")
+    assert done.returncode == 0, done.stderr
+    return {row["process"]: row for row in json.loads(done.stdout)}
+
+
+def pids(folder: Path) -> dict[str, int]:
+    return {process: row["pid"] for process, row in listed(folder).items()}
+
+
+def test_each_process_of_a_workload_becomes_another_and_the_rest_stay(folder: Path) -> None:
+    before = pids(folder)
+    done = hauberk(folder, "restart", "steady")
+    assert done.returncode == 0, done.stderr
+    after = pids(folder)
+    assert {name for name in before if before[name] != after[name]} == {"steady-1", "steady-2", "steady-3"}
+    assert {row["restarts"] for row in listed(folder).values()} == {0}, "none of them died"
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "restarted 3 processes"
+    assert [line.split()[0] for line in lines[:-1:3]] == ["steady-1", "steady-2", "steady-3"]
+    assert re.fullmatch(rf"steady-1 +serves after \d\.\d s, pid {after['steady-1']}", lines[2])
+
+
+def test_all_are_the_workloads_and_then_the_control_plane(folder: Path) -> None:
+    before = pids(folder)
+    done = hauberk(folder, "restart", "--all", "--json", timeout=120)
+    assert done.returncode == 0, done.stderr
+    after = pids(folder)
+    assert set(before) == set(after)
+    assert all(before[name] != after[name] for name in before)
+    order = [step["replica"] for step in json.loads(done.stdout)["steps"] if step["event"] == "serves"]
+    assert order == ["steady-1", "steady-2", "steady-3", "fragile-1", "fragile-2", "control"]
+
+
+def test_one_that_does_not_come_back_stops_the_restart_and_the_others_run_on(folder: Path) -> None:
+    """And it is shown as what it is, and started again by the next restart."""
+    before = pids(folder)
+    (folder / "broken").touch()
+    try:
+        failed = hauberk(folder, "restart", "fragile", timeout=90)
+        assert failed.returncode == 1
+        assert "hauberk: fragile-1 was given up: ended with exit code 3" in failed.stderr
+        assert "\n    no such table\n" in failed.stderr
+        assert "next: read .hauberk/logs/fragile-1.log" in failed.stderr
+        row = listed(folder)["fragile-1"]
+        assert (row["status"], row["restarts"], row["pid"]) == ("given up", 5, None)
+        assert pids(folder)["fragile-2"] == before["fragile-2"]
+        told = (folder / "up.log").read_text()
+        assert "fragile-1 ended with exit code 3, 5 times in a row: given up. Its last lines:" in told
+        assert "the mesh runs on without it; mend it, then: hauberk restart fragile" in told
+        examined = hauberk(folder, "doctor")
+        assert examined.returncode == 1
+        assert re.search(
+            r"FAIL +workloads +fragile #1 is given up \(it ended with exit code 3\)\n +do: read \S+/logs/"
+            r"fragile-1.log, mend it, then: hauberk restart fragile\n",
+            examined.stdout,
+        )
+        assert "no such table" in (folder / ".hauberk" / "logs" / "fragile-1.log").read_text()
+    finally:
+        (folder / "broken").unlink()
+    assert hauberk(folder, "restart", "fragile").returncode == 0
+    after = pids(folder)
+    assert after["fragile-1"]
+    assert after["fragile-2"] != before["fragile-2"]
+    assert hauberk(folder, "doctor").returncode == 0
+
+
+def test_ctrl_c_stops_after_the_current_process(folder: Path) -> None:
+    before = pids(folder)
+    with _restarting(folder, "steady") as asking:
+        asking.send_signal(signal.SIGINT)
+        said, told = asking.communicate(timeout=30)
+    assert asking.returncode == 1
+    assert "steady-1        serves after" in said
+    assert "stopping after this replica" in told
+    assert "hauberk: stopped as asked; not restarted: steady-2, steady-3\n" in told
+    assert "next: go on: hauberk restart steady" in told
+    after = pids(folder)
+    assert {name for name in before if before[name] != after[name]} == {"steady-1"}
+
+
+def test_a_second_restart_is_refused_while_one_runs(folder: Path) -> None:
+    with _restarting(folder, "steady") as asking:
+        refused = hauberk(folder, "restart", "fragile")
+        asking.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("hauberk: another restart is under way\n  next: ")
+    assert asking.returncode == 0
+
+
+def test_an_asker_that_is_killed_stops_it_like_ctrl_c(folder: Path) -> None:
+    before = pids(folder)
+    with _restarting(folder, "steady") as asking:
+        asking.kill()
+        asking.communicate(timeout=30)
+    until(lambda: hauberk(folder, "restart", "fragile").returncode == 0)
+    assert pids(folder)["steady-3"] == before["steady-3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nobody"], "no workload 'nobody' in this mesh\n  next: there are: steady, fragile, control"),
+        ([], "name the workloads to restart, or give --all"),
+        (["steady", "--all"], "name the workloads to restart, or give --all"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_restarted_is_refused(folder: Path, arguments: list[str], complaint: str) -> None:
+    before = pids(folder)
+    refused = hauberk(folder, "restart", *arguments)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"hauberk: {complaint}")
+    assert pids(folder) == before
+
+
+def test_the_socket_is_ours_alone(folder: Path) -> None:
+    socket = folder / ".hauberk" / "up.sock"
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+
+
+def test_a_folder_whose_name_is_too_long_for_a_socket_is_no_hindrance(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    (folder / "mesh.toml").write_text(IDLE)
+    with running(folder):
+        assert hauberk(folder, "restart", "idle").returncode == 0
+        elsewhere = hauberk(tmp_path, "restart", "idle", "--mesh", str(folder / "mesh.toml"))
+        assert elsewhere.returncode == 0, elsewhere.stderr
+
+
+def _restarting(folder: Path, name: str) -> subprocess.Popen[str]:
+    """A restart whose first process is about to end."""
+    process = subprocess.Popen(
+        [*COMMAND, "restart", name],
+        cwd=folder,
+        env=clean_environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert "is asked to end" in process.stdout.readline()
+    return process
