@@ -21,7 +21,7 @@ BACK_S = 30.0
 """How long a process may take from its start until it serves."""
 TOLD_S = 0.3
 """Callers hear of what the control plane lists at most 0.15 s later, and then have to connect."""
-STEADY_S = 1.0
+STEADY_S = 2.0
 """How long a process that serves nothing has to run to be taken for started."""
 _POLL_S = 0.1
 

@@ -58,6 +58,16 @@ async def test_what_a_killed_up_left_is_replaced(state: State) -> None:
         assert await told(state) == [{"asked": "children"}]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+async def test_a_folder_whose_name_is_too_long_for_a_socket_is_no_hindrance(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    (folder / ".hauberk").mkdir(mode=0o700, parents=True)
+    state = State.beside(folder / "mesh.toml")
+    async with up(state):
+        assert await told(state) == [{"asked": "children"}]
+    assert not state.socket.exists()
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hauberk.cli.dial import error_infos
 from hauberk.server import CLEARED_S, LINGER_S
 from tests.face.control import eventually
-from tests.face.town import SERVICE, Town, policy
+from tests.face.town import SERVICE, Town, echo, policy
 
 SHAPES = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 DRAIN_S = 1.0
@@ -155,3 +156,30 @@ async def test_a_server_lingers_only_where_callers_were_told(town: Town, told: b
     began = time.monotonic()
     await server.stop(10)
     assert (time.monotonic() - began >= LINGER_S) is told
+
+
+async def test_a_call_that_comes_as_its_server_stops_is_unavailable_and_not_cancelled(town: Town) -> None:
+    """Core resets what comes between its stop and the caller's hearing of it; nobody wished that."""
+    server, codes, stopped = town.server(), Counter[str](), asyncio.Event()
+    server.add(SERVICE, town.lab.handlers(), {"Echo": policy("Echo")})
+    await server.start()
+    channel = town.channel(server.address)
+
+    async def ask_on() -> None:
+        while not stopped.is_set():
+            try:
+                await echo(channel)
+                codes["OK"] += 1
+            except grpc.aio.AioRpcError as error:
+                infos = [info.reason for info in error_infos(error)]
+                codes[" ".join([error.code().name, *infos])] += 1
+                await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as asking:
+        for _ in range(40):
+            asking.create_task(ask_on())
+        await eventually(lambda: codes["OK"] >= 200)
+        await server.stop(5)
+        stopped.set()
+    assert codes["UNAVAILABLE BROKEN_OFF"] > 0, codes
+    assert set(codes) <= {"OK", "UNAVAILABLE BROKEN_OFF", "UNAVAILABLE"}, codes
