@@ -19,6 +19,8 @@ from hauberk.cli.up_socket import Asker, Request
 
 BACK_S = 30.0
 """How long a process may take from its start until it serves."""
+CONTROL_S = 5.0
+"""How long the control plane may take to answer before a workload's turn."""
 TOLD_S = 0.3
 """Callers hear of what the control plane lists at most 0.15 s later, and then have to connect."""
 STEADY_S = 2.0
@@ -59,6 +61,8 @@ class RollingRestart:
         for name, children in turns:
             if asker.gone.is_set():
                 raise self._stopped(left)
+            if name != CONTROL:
+                await self._check_control()
             spare = await self._spare(name, children, request.spare, asker.tell)
             try:
                 for child in children:
@@ -70,6 +74,17 @@ class RollingRestart:
                 if spare is not None:
                     await self._dismiss(spare)
                     await asker.tell({"event": "spare ended", "replica": spare.name})
+
+    async def _check_control(self) -> None:
+        """What is ended now has to be invited again."""
+        try:
+            async with asyncio.timeout(CONTROL_S):
+                await self._local.rows()
+        except TimeoutError:
+            raise CommandFailed(
+                "the control plane does not answer, so nothing that ends could join again: nothing was ended",
+                "hauberk restart control; or find out why: hauberk doctor",
+            ) from None
 
     def _stopped(self, left: Sequence[str]) -> CommandFailed:
         return CommandFailed(

@@ -1,6 +1,7 @@
 """`hauberk restart` on processes that serve nothing: what it restarts, when it stops, what it refuses."""
 
 import json
+import os
 import re
 import signal
 import stat
@@ -125,6 +126,25 @@ def test_what_cannot_be_restarted_is_refused(folder: Path, arguments: list[str],
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"hauberk: {complaint}")
     assert pids(folder) == before
+
+
+@pytest.mark.soak
+def test_nothing_is_ended_while_the_control_plane_could_not_let_it_in_again(
+    folder: Path, soaking: bool
+) -> None:
+    """And a control plane that hangs is restarted all the same (by force, after 15 s)."""
+    before = pids(folder)
+    os.kill(before["control"], signal.SIGSTOP)
+    refused = hauberk(folder, "restart", "steady")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("hauberk: the control plane does not answer")
+    assert "next: hauberk restart control" in refused.stderr
+    if soaking:
+        assert hauberk(folder, "restart", "control").returncode == 0
+    else:
+        os.kill(before["control"], signal.SIGCONT)
+    after = pids(folder)
+    assert {name for name in before if before[name] != after[name]} == ({"control"} if soaking else set())
 
 
 def test_the_socket_is_ours_alone(folder: Path) -> None:

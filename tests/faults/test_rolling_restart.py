@@ -68,12 +68,14 @@ def test_the_only_replica_is_stood_in_for(tmp_path: Path) -> None:
             ]
         listed = [(row["workload"], row["replica"]) for row in replicas(tmp_path)]
         assert sorted(listed) == [("catalog", "1"), ("control", "1"), ("orders", "1"), ("payments", "1")]
+        alone = assert_restarted(tmp_path, "catalog", "--no-spare", processes=1)
+        assert [step["event"] for step in alone] == ["alone", "ending", "ended", "serves"]
     assert summary["failed"] == 0, summary
 
 
-def assert_restarted(folder: Path, name: str, *, processes: int) -> list[dict[str, Any]]:
+def assert_restarted(folder: Path, *arguments: str, processes: int) -> list[dict[str, Any]]:
     """Restart a workload; the steps, after a look that each of its processes is another one."""
-    ended = hauberk(folder, "restart", name, "--json", timeout=120)
+    ended = hauberk(folder, "restart", *arguments, "--json", timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     steps: list[dict[str, Any]] = json.loads(ended.stdout)["steps"]
     serve = [step for step in steps if step["event"] == "serves"]
