@@ -123,17 +123,20 @@ class RegistryAnnouncement:
         if not self._established.is_set():
             _log.warning("%s does not answer: nobody new is sent here yet, trying on", self._control.target)
 
-    async def withdraw(self) -> None:
-        """Report DRAINING, and wait until callers have been told, for a second at most."""
+    async def withdraw(self) -> bool:
+        """Report DRAINING, and wait until callers have been told, for a second at most; whether they have.
+
+        Where the stream is just being opened anew, the next one says it.
+        """
         self._wanted = DRAINING
-        if self._stream is None or self._stream.over.is_set():
-            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TELL_S):
-                await self._stream.report(DRAINING)
+                if self._stream is not None and not self._stream.over.is_set():
+                    await self._stream.report(DRAINING)
                 async for status in self._in_force.changes():
                     if status == DRAINING:
-                        return
+                        return True
+        return False
 
     async def end(self) -> None:
         """End the stream, and `run`."""

@@ -39,13 +39,15 @@ LINGER_S = 0.5
 """Between callers having been told that we leave and our leaving: to have heard is not yet to have acted.
 A call that comes after it is ended by core as CANCELLED, which nobody retries.
 """
+CLEARED_S = 0.5
+"""Before the end of a drain, at most: how long the status of the calls that did not end may take to leave."""
 
 
 class Announcement(Protocol):
     """A server's place in the mesh."""
 
-    async def withdraw(self) -> None:
-        """Report DRAINING, and return once callers have been told or can wait no longer."""
+    async def withdraw(self) -> bool:
+        """Report DRAINING, and return once callers have been told, or can wait no longer: False."""
 
     async def end(self) -> None:
         """Leave the mesh."""
@@ -202,7 +204,8 @@ class MeshServer(grpc.aio.Server):
     async def stop(self, grace: float | None = None) -> None:
         """Announce draining, take calls until callers know, finish those in flight, leave.
 
-        All within `grace` seconds, `drain_seconds` if None; what still runs then is ended with UNAVAILABLE.
+        All within `grace` seconds, `drain_seconds` if None. What still runs shortly before their end is ended
+        with UNAVAILABLE, reason DRAINING; what does not heed that is cut off.
         A second call waits for the first; if that was cancelled, it does what is left to do.
         """
         async with self._ending:
@@ -239,9 +242,14 @@ class MeshServer(grpc.aio.Server):
         if self._announcement is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
-                    await self._announcement.withdraw()
-                    await asyncio.sleep(LINGER_S)
-        await server.stop(max(0.0, ends_at - time.monotonic()))
+                    if await self._announcement.withdraw():
+                        await asyncio.sleep(LINGER_S)
+        left = max(0.0, ends_at - time.monotonic())
+        clearing = asyncio.get_running_loop().call_later(left - min(CLEARED_S, left / 4), self._guard.clear)
+        try:
+            await server.stop(left)
+        finally:
+            clearing.cancel()
         if self._announcement is not None:
             await self._announcement.end()
 

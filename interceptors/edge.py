@@ -62,6 +62,11 @@ class Door:
         self.first_message_s = first_message_s
         self.draining = False
 
+    def clear(self) -> None:
+        """End every call being served, UNAVAILABLE, and let none begin."""
+        self.draining = True
+        self.standing.end(_leaving())
+
 
 class Edge:
     """One guarded method."""
@@ -113,7 +118,7 @@ class Edge:
         call.
         """
         if self._door.draining:
-            raise Draining("this process is leaving")
+            raise _leaving()
         self._pipeline.admit(call)
         self._door.standing.enter(call)
         try:
@@ -167,6 +172,10 @@ class Edge:
         if message is grpc.aio.EOF:
             raise MessageMissing(f"call ended without a message: {call.method}")
         return message
+
+
+def _leaving() -> Draining:
+    return Draining("this process is leaving")
 
 
 async def _nothing() -> None:

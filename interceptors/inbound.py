@@ -63,6 +63,10 @@ class Guard(grpc.GenericRpcHandler):
     def draining(self, value: bool) -> None:
         self._door.draining = value
 
+    def clear(self) -> None:
+        """End every call being served with UNAVAILABLE, and refuse new ones so."""
+        self._door.clear()
+
     def add(self, service: str, methods: Mapping[str, RpcMethod], policies: Mapping[str, Policy]) -> None:
         """Serve `service` (its full name), each method by its policy. Raises PolicyError naming the method.
 

@@ -1,9 +1,10 @@
 """One outgoing call as its caller holds it: core's call, whose errors say more.
 
-Three things are added. A hint is appended to the details of a failed call, where there is one to give. What
-goes wrong in making the requests reaches the caller. And a call that ends because our own channel was closed
+Four things are added. A hint is appended to the details of a failed call, where there is one to give. What
+goes wrong in making the requests reaches the caller. A call that ends because our own channel was closed
 under it raises UNAVAILABLE: core raises CancelledError, which looks to the caller as if its own task were
-being cancelled.
+being cancelled. And so does one that the server's core broke off, as a server does that leaves while the call
+is on its way: core says CANCELLED, as if somebody had wished it.
 """
 
 import asyncio
@@ -13,10 +14,13 @@ from typing import Any, NoReturn
 import grpc
 from grpc.aio import AioRpcError
 
-from hauberk.interceptors.errors import ChannelClosed, rpc_error
+from hauberk.interceptors.errors import ChannelClosed, Draining, rpc_error
 
 _NOT_BEGUN = "Failed grpc_call_start_batch"
 """How core's refusal to begin an operation starts, two writes at once for one."""
+
+_BROKEN_OFF = "CANCELLED"
+"""The details core gives a stream that was reset; a method that ends its call so sets its own, or none."""
 
 Explain = Callable[[AioRpcError], str | None]
 """What a failed call's error means here, if one can tell."""
@@ -191,6 +195,9 @@ class StreamStream(_ManyReplies, _ManyRequests, grpc.aio.StreamStreamCall[Any, A
 
 
 def _explained(error: AioRpcError, explain: Explain | None) -> AioRpcError:
+    if error.code() is grpc.StatusCode.CANCELLED and error.details() == _BROKEN_OFF:
+        broken_off = Draining("the server broke the call off: it is leaving", reason="BROKEN_OFF")
+        return rpc_error(broken_off).with_traceback(error.__traceback__)
     hint = None if explain is None else explain(error)
     if not hint:
         return error

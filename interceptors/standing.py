@@ -83,9 +83,10 @@ class Standing:
             self._end(call, refusal)
 
     def _end(self, call: Call, why: Refused) -> None:
-        if call.ended is None:
+        task = self._calls[call]
+        if call.ended is None and not task.cancelling():  # else its caller has left
             call.ended = why
-            self._calls[call].cancel()
+            task.cancel()
 
 
 def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

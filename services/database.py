@@ -34,6 +34,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from hauberk.services import wal
+
 LOCK_WAIT_S = 5
 """How long a statement waits for another's lock before it fails."""
 
@@ -122,6 +124,7 @@ def _open_sqlite(url: URL) -> Engine:
     _claim(Path(url.database))
     engine = create_engine(url.set(drivername="sqlite+pysqlite"), connect_args={"timeout": LOCK_WAIT_S})
     event.listen(engine, "connect", _prepare_sqlite)
+    wal.keep_short(engine, Path(url.database))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 

@@ -26,6 +26,7 @@ VERBOSITY_VARIABLE, SILENT = "GRPC_VERBOSITY", "NONE"
 _COMMANDS = {
     "up": "Run the whole mesh on this machine.",
     "ps": "List the replicas of a running mesh.",
+    "restart": "Restart workloads, one replica after another.",
     "call": "Call a method in the mesh.",
     "policy": "Show the policies that are enforced.",
     "clients": "List the connected xDS clients.",

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,7 @@ from hauberk.cli.dial import CALL_S, control_plane
 from hauberk.cli.errors import CommandFailed, NoAnswer
 from hauberk.cli.health import check_health
 from hauberk.cli.identity import credentials_of, store_of
+from hauberk.cli.logs import file_name
 from hauberk.cli.mesh_file import OPERATOR
 from hauberk.cli.options import json_option, mesh_option, print_json
 from hauberk.cli.probe import Shown, Verdict, probe
@@ -84,10 +86,19 @@ def _control(state: State) -> Iterator[Finding]:
         return
     yield Finding(about="control", text=f"answers; trusted roots: {roots}")
     for row in rows:
-        serves = row["status"] == "serving"
-        remedy = "" if serves else f"read its log in `hauberk up`; then: hauberk doctor {row['workload']}"
-        text = f"{row['workload']} #{row['replica']} is {row['status']}"
-        yield Finding(about="workloads", text=text, remedy=remedy)
+        yield _workload(state, row)
+
+
+def _workload(state: State, row: dict[str, Any]) -> Finding:
+    name, status = row["workload"], row["status"]
+    ending = f" (it {row['last_ending']})" if row["restarts"] and status != "serving" else ""
+    log = state.logs / file_name(row["process"]) if row["process"] else "its log"
+    remedy = ""
+    if status == "given up":
+        remedy = f"read {log}, mend it, then: hauberk restart {name}"
+    elif status not in ("serving", "running"):
+        remedy = f"read {log}; then: hauberk doctor {name}"
+    return Finding(about="workloads", text=f"{name} #{row['replica']} is {status}{ending}", remedy=remedy)
 
 
 async def _roots(state: State) -> int:

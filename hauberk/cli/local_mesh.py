@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 
 from hauberk.certs import join as tokens
+from hauberk.certs.credentials import Credentials
 from hauberk.certs.rotation import utc_now
 from hauberk.cli import CIPHER_VARIABLE, SILENT, TLS_1_3_ONLY, VERBOSITY_VARIABLE
 from hauberk.cli.dial import CALL_S, failure
@@ -32,6 +33,8 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc, registr
 from hauberk.settings import Settings
 
 CONTROL = "control"
+SPARE = "spare"
+"""The replica that stands in for a workload's only one while that restarts."""
 TOKEN_LIFE = timedelta(minutes=10)
 DRAIN_S = 10.0
 GRACE_S = DRAIN_S + 5.0
@@ -66,6 +69,19 @@ class Row:
         return self.status == "serving"
 
 
+class Replica(Child):
+    """One process of a workload of mesh.toml."""
+
+    def __init__(
+        self, name: str, replica: int | str, workload: Workload, launch: Callable[[], Awaitable[Launch]]
+    ) -> None:
+        super().__init__(f"{name}-{replica}", launch)
+        self.workload = name
+        self.replica = str(replica)
+        self.serves = bool(workload.serves)
+        self.takes_any_port = workload.listen.endswith(":0")
+
+
 class LocalMesh:
     """The processes of one mesh.toml, kept running by `supervisor`. Start them in the caller's task group."""
 
@@ -80,10 +96,16 @@ class LocalMesh:
         self._left_until = 0.0
         self.control = Child(CONTROL, self._launch_control)
         self.workloads = {
-            f"{name}-{replica}": Child(f"{name}-{replica}", self._launching(name, workload, replica))
+            f"{name}-{replica}": self._replica(name, workload, replica)
             for name, workload in mesh.workloads.items()
             for replica in range(1, workload.replicas + 1)
         }
+
+    @property
+    def names(self) -> list[str]:
+        """Of every process there may be: those of mesh.toml, spare ones, the [once] command's."""
+        once = [self._mesh.once.workload] if self._mesh.once else []
+        return [CONTROL, *self.workloads, *(f"{name}-{SPARE}" for name in self._mesh.workloads), *once]
 
     async def answers(self) -> Addresses:
         """Wait until the control plane that runs now has said where it listens."""
@@ -128,22 +150,21 @@ class LocalMesh:
             for key, address in self._left_behind.items():
                 if key in known and known[key].address == address:
                     del known[key]
-        rows = [
-            Row(
-                name=CONTROL,
-                identity=str(self._mesh.id_of(CONTROL)),
-                address=addresses.mesh if addresses else "",
-                status="serving" if addresses else self.control.condition,
-                pid=self.control.pid,
-                expires="",
-            )
-        ]
-        for name, workload in self._mesh.workloads.items():
-            identity = str(self._mesh.id_of(name))
-            for replica in range(1, workload.replicas + 1):
-                child = self.workloads[f"{name}-{replica}"]
-                rows.append(_row(child, identity, known.get((identity, str(replica))), workload))
-        return rows
+        control = Row(
+            name=CONTROL,
+            identity=str(self._mesh.id_of(CONTROL)),
+            address=addresses.mesh if addresses else "",
+            status="serving" if addresses else self.control.condition,
+            pid=self.control.pid,
+            expires="",
+        )
+        return [control, *(self._row(child, known) for child in self.workloads.values())]
+
+    async def row(self, child: Child) -> Row:
+        """One process, as `rows` has it; a spare one too."""
+        if not isinstance(child, Replica):
+            return (await self.rows())[0]
+        return self._row(child, await self._listed())
 
     async def all_serve(self) -> list[Row]:
         """Wait until every process that was not given up runs, and is offered to callers if it serves."""
@@ -168,6 +189,23 @@ class LocalMesh:
         assert once is not None  # noqa: S101 - the caller has looked
         workload = Workload(command=once.command, env=once.env)
         return Child(once.workload, self._launching(once.workload, workload, "once"))
+
+    def spare(self, name: str) -> Replica:
+        """A process of the workload `name` beside those of mesh.toml; for the caller to run and stop."""
+        return self._replica(name, self._mesh.workloads[name], SPARE)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The operator's, of this moment. Only once joined."""
+        assert self._operator is not None  # noqa: S101 - see the docstring
+        return self._operator.credentials.value
+
+    def _replica(self, name: str, workload: Workload, replica: int | str) -> Replica:
+        return Replica(name, replica, workload, self._launching(name, workload, replica))
+
+    def _row(self, child: Replica, known: Mapping[tuple[str, str], admin_pb2.Replica]) -> Row:
+        identity = str(self._mesh.id_of(child.workload))
+        return _row(child, identity, known.get((identity, child.replica)))
 
     async def _listed(self) -> dict[tuple[str, str], admin_pb2.Replica]:
         """What is announced, by identity and replica."""
@@ -250,11 +288,11 @@ class LocalMesh:
 _LIST = admin_pb2.ListReplicasRequest()
 
 
-def _row(child: Child, identity: str, known: admin_pb2.Replica | None, workload: Workload) -> Row:
+def _row(child: Replica, identity: str, known: admin_pb2.Replica | None) -> Row:
     if known is not None and child.condition is Condition.RUNNING:
         status = STATUS.get(known.status, "unknown")
     elif child.condition is Condition.RUNNING:
-        status = "starting" if workload.serves else "serving"
+        status = "starting" if child.serves else "serving"
     else:
         status = str(child.condition)
     return Row(

@@ -67,6 +67,8 @@ class Process:
         self._child = child
         self._streams = streams
         self._on_line = on_line
+        self.ended = asyncio.Event()
+        """Set once it has ended and all it printed was read."""
 
     @classmethod
     async def start(cls, launch: Launch, group: int, on_line: Callable[[str, str], None]) -> "Process":
@@ -115,6 +117,7 @@ class Process:
             await asyncio.wait(pumps, timeout=1.0)
             for pump in pumps:
                 pump.cancel()
+        self.ended.set()
         return code
 
     def signal(self, number: signal.Signals) -> None:

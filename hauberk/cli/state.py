@@ -6,8 +6,10 @@
     workloads/NAME-REPLICA/  credentials of each process
     identities/NAME/         credentials that people use in a workload's name (`call --as`, grpcurl)
     databases/NAME.db        what a workload keeps
+    logs/NAME-REPLICA.log    what each process last said, a few megabytes at most
+    up.sock                  where a running `hauberk up` can be asked
 
-CA, databases and credentials outlive `hauberk up`; addresses do not.
+CA, databases, credentials and logs outlive `hauberk up`; addresses and socket do not.
 """
 
 import fcntl
@@ -62,6 +64,14 @@ class State:
     @property
     def operator(self) -> Path:
         return self.folder / OPERATOR
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "up.sock"
 
     def workload(self, name: str, replica: int | str) -> Path:
         return self.folder / "workloads" / f"{_flat(name)}-{replica}"
@@ -135,7 +145,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-_SUBFOLDERS = ("control", "operators", "workloads", "identities", "databases")
+_SUBFOLDERS = ("control", "operators", "workloads", "identities", "databases", "logs")
 
 
 def _flat(name: str) -> str:

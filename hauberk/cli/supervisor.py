@@ -1,8 +1,9 @@
-"""Keeps children running: restarts what dies, more and more slowly, gives up loudly, and stops all in
-order.
+"""Keeps children running: starts again what dies, more and more slowly, gives up loudly, restarts what is
+asked for, and stops all in order.
 """
 
 import asyncio
+import contextlib
 import random
 import signal
 import time
@@ -55,9 +56,16 @@ class Child:
         self.starting: asyncio.Future[Launch] | None = None
         self.process: Process | None = None
         self.deaths = 0
+        """How often it ended, or could not be started, without being asked to."""
+        self.last_ending = ""
+        """What became of it then, the last time."""
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.asked = False
+        """Whether the end it is about to come to is one that was asked for."""
+        self.woken = asyncio.Event()
+        """Ends a pause before the next start, also that of a child that was given up."""
         self.ended = asyncio.Event()
-        """Set while no process of it runs and none will be started."""
+        """Set once no process of it runs and none will be started."""
 
     @property
     def pid(self) -> int | None:
@@ -90,36 +98,63 @@ class Supervisor:
         self._patience = patience or Patience()
         self._jitter = jitter
         self._stopping: set[str] = set()
-        self._wake = asyncio.Event()
         self.failed = asyncio.Event()
         self.children: dict[str, Child] = {}
 
     async def keep(self, child: Child) -> None:
-        """Run `child`, again and again, until it is stopped or given up."""
+        """Run `child`, again and again, until it is stopped. One that was given up waits to be restarted."""
         self.children[child.name] = child
         failures = 0
         try:
             while child.name not in self._stopping:
                 began = time.monotonic()
+                child.condition = Condition.STARTING
+                hopeless = False
                 try:
                     ending = await self._run(child)
                 except NoProgram as error:
-                    self._give_up(child, f"cannot be started: {error}")
-                    return
+                    ending, hopeless = f"cannot be started: {error}", True
                 if child.name in self._stopping:
                     break
+                if child.asked:
+                    child.asked, failures = False, 0
+                    continue
                 child.deaths += 1
+                child.last_ending = ending
                 failures = 1 if time.monotonic() - began >= self._patience.quick_s else failures + 1
-                pause = self._patience.pause(failures, self._jitter())
+                pause = None if hopeless else self._patience.pause(failures, self._jitter())
                 if pause is None:
-                    self._give_up(child, f"{ending}, {failures} times in a row")
-                    return
-                child.condition = Condition.WAITING
-                self._say(f"{child.name} {ending}; starting it again in {pause:.1f} s")
-                await self._sleep(pause)
-            child.condition = Condition.STOPPED
+                    self._give_up(child, ending if hopeless else f"{ending}, {failures} times in a row")
+                    failures = 0
+                else:
+                    child.condition = Condition.WAITING
+                    self._say(f"{child.name} {ending}; starting it again in {pause:.1f} s")
+                await self._sleep(child, pause)
+            if not child.is_given_up:
+                child.condition = Condition.STOPPED
         finally:
             child.ended.set()
+
+    async def end(self, child: Child, grace_s: float) -> None:
+        """End the process of `child` in good order, by force after `grace_s`: another is started at once.
+
+        Where none runs, the pause before the next start is over.
+        """
+        process = child.process
+        if process is None:
+            if child.name not in self._stopping:
+                child.condition = Condition.STARTING
+            child.woken.set()
+            return
+        child.asked = True
+        process.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_s):
+                await process.ended.wait()
+        except TimeoutError:
+            self._say(f"{child.name}: still running after {grace_s:g} s, killed")
+            process.signal(signal.SIGKILL)
+            await process.ended.wait()
 
     @property
     def given_up(self) -> list[Child]:
@@ -143,6 +178,11 @@ class Supervisor:
             self._say(f"{', '.join(child.name for child in late)}: still running after {grace_s:g} s, killed")
             self._signal(late, signal.SIGKILL)
             await _all_ended(late)
+
+    def forget(self, child: Child) -> None:
+        """Know no more of a child that has ended: its name may be used again."""
+        del self.children[child.name]
+        self._stopping.discard(child.name)
 
     def kill(self) -> None:
         """End every child at once, and start none again."""
@@ -183,9 +223,9 @@ class Supervisor:
         """Start none of these again, and wake or interrupt whoever is about to."""
         for child in children:
             self._stopping.add(child.name)
+            child.woken.set()
             if child.starting:
                 child.starting.cancel()
-        self._wake.set()
 
     def _line(self, child: Child, stream: str, line: str) -> None:
         child.last_lines.append(line)
@@ -203,14 +243,14 @@ class Supervisor:
             if child.process:
                 child.process.signal(number)
 
-    async def _sleep(self, pause_s: float) -> None:
-        """Until the pause is over, or something is stopped."""
-        self._wake.clear()
-        try:
+    async def _sleep(self, child: Child, pause_s: float | None) -> None:
+        """Until the pause is over (None: it never is), or the child is stopped or to be restarted."""
+        child.woken.clear()
+        if child.name in self._stopping:
+            return
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+                await child.woken.wait()
 
 
 async def _all_ended(children: Iterable[Child]) -> None:

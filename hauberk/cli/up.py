@@ -7,7 +7,8 @@ import os
 import re
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +17,16 @@ import click
 from hauberk.certs.errors import CertsError
 from hauberk.cli import authority
 from hauberk.cli.errors import CommandFailed
-from hauberk.cli.local_mesh import LocalMesh, Row
+from hauberk.cli.local_mesh import LocalMesh, Replica, Row
+from hauberk.cli.logs import Logs
 from hauberk.cli.mesh_file import MeshFile, Once
 from hauberk.cli.options import json_option, print_json, table
 from hauberk.cli.process import NoProgram, Process, process_group
+from hauberk.cli.rolling import RollingRestart
 from hauberk.cli.state import State
-from hauberk.cli.supervisor import Supervisor
+from hauberk.cli.supervisor import Child, Supervisor
 from hauberk.cli.trip import Hop, Trip
+from hauberk.cli.up_socket import Asker, Request, listening
 from hauberk.errors import MeshError
 from hauberk.racing import first_of
 
@@ -69,12 +73,16 @@ def command(mesh_file: Path, once: bool, as_json: bool) -> None:
 
 async def _run(state: State, mesh: MeshFile, *, once: bool, as_json: bool) -> list[str]:
     """One run after another, should our own certificate end in between; what failed in the last."""
-    while True:
-        run = _Run(state, mesh, once=once, as_json=as_json)
-        failures = await run.to_its_end()
-        if not run.again:
-            return failures
-        _say("our own certificate has ended: starting everything again")
+    logs = Logs(state.logs, say=_say)
+    try:
+        while True:
+            run = _Run(state, mesh, logs, once=once, as_json=as_json)
+            failures = await run.to_its_end()
+            if not run.again:
+                return failures
+            _say("our own certificate has ended: starting everything again")
+    finally:
+        logs.close()
 
 
 class _Ended(Exception):
@@ -84,12 +92,13 @@ class _Ended(Exception):
 class _Run:
     """One run of a mesh, from the first process to the last."""
 
-    def __init__(self, state: State, mesh: MeshFile, *, once: bool, as_json: bool) -> None:
+    def __init__(self, state: State, mesh: MeshFile, logs: Logs, *, once: bool, as_json: bool) -> None:
         self._state = state
         self._mesh = mesh
         self._once = once
         self._as_json = as_json
         self._began = time.monotonic()
+        self._logs = logs
         self._told_to_stop = asyncio.Event()
         self._hops: list[Hop] = []
         self._answer: dict[str, Any] = {}
@@ -99,8 +108,9 @@ class _Run:
     async def to_its_end(self) -> list[str]:
         """Start, serve, stop; what failed, a line each."""
         async with process_group() as group, asyncio.TaskGroup() as tasks:
-            supervisor = Supervisor(group, on_line=self._line, say=_say)
+            supervisor = Supervisor(group, on_line=self._line, say=self._say)
             local = LocalMesh(self._state, self._mesh, supervisor, access_log=self._once)
+            self._logs.keep_only(["up", *local.names])
             self._listen_for_signals(supervisor)
             tasks.create_task(supervisor.keep(local.control))
             try:
@@ -129,10 +139,31 @@ class _Run:
             for child in local.workloads.values():
                 tasks.create_task(supervisor.keep(child))
             try:
-                return await self._serving(local, supervisor, group)
+                async with self._answering(local, supervisor, tasks):
+                    return await self._serving(local, supervisor, group)
             finally:
-                _say(f"stopping {len(local.workloads) + 1} processes")
+                self._say(f"stopping {len(local.workloads) + 1} processes")
                 await local.stop()
+
+    @asynccontextmanager
+    async def _answering(
+        self, local: LocalMesh, supervisor: Supervisor, tasks: asyncio.TaskGroup
+    ) -> AsyncIterator[None]:
+        """Be there for other commands while the block runs; a mesh that cannot be asked runs all the same."""
+        restart = RollingRestart(local, supervisor, tasks)
+
+        async def answer(request: Request, asker: Asker) -> None:
+            if request.ask == "restart":
+                await restart.answer(request, asker)
+            else:
+                await asker.tell({"children": [_described(child) for child in supervisor.children.values()]})
+
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(listening(self._state.socket, answer, tasks))
+            except OSError as error:
+                self._say(f"`hauberk restart` will not work: cannot listen on {self._state.socket}: {error}")
+            yield
 
     async def _serving(self, local: LocalMesh, supervisor: Supervisor, group: int) -> list[str]:
         rows = await self._unless_ended(self._all_serve(local), local, supervisor)
@@ -152,7 +183,8 @@ class _Run:
         while not self._told_to_stop.is_set() and not self._is_lost(local, supervisor):
             if supervisor.failed.is_set():
                 supervisor.failed.clear()
-                _say("the mesh runs on without it; to try again: Ctrl-C, hauberk up")
+                names = " ".join(dict.fromkeys(_workload_of(child) for child in supervisor.given_up))
+                self._say(f"the mesh runs on without it; mend it, then: hauberk restart {names}")
             await first_of(self._told_to_stop.wait(), supervisor.failed.wait(), local.left())
 
     def _is_lost(self, local: LocalMesh, supervisor: Supervisor) -> bool:
@@ -170,7 +202,7 @@ class _Run:
                     return await local.all_serve()
             except TimeoutError:
                 late = [f"{row.name} ({row.status})" for row in await local.rows() if not row.serves]
-                _say(f"still not serving: {', '.join(late)}")
+                self._say(f"still not serving: {', '.join(late)}")
                 if self._once:
                     return None
 
@@ -229,15 +261,21 @@ class _Run:
             click.echo(f"\n{table(heads, cells)}\n\n{who} serve after {took:.1f} s")
             if not self._once:
                 click.echo("Ctrl-C stops them; look around: hauberk ps, hauberk policy show, hauberk doctor")
+                click.echo(f"what they say is kept in {self._state.logs}")
 
     def _line(self, name: str, stream: str, line: str) -> None:
-        """One line of a child's output: kept if it records a call, else printed, with the child's name."""
+        """One line of a child's output: logged; kept if it records a call, else printed, with its name."""
+        self._logs.write(name, line)
         if self._once and stream == "err" and (hop := Hop.parse(line)):
             self._hops.append(hop)
         elif stream == "out" and self._mesh.once and name == self._mesh.once.workload and not self._as_json:
             click.echo(line)
         else:
             click.echo(f"{name} | {line}", err=True)
+
+    def _say(self, text: str) -> None:
+        self._logs.write("up", text)
+        _say(text)
 
     def _listen_for_signals(self, supervisor: Supervisor) -> None:
         told_at = -ONE_PRESS_S
@@ -248,7 +286,7 @@ class _Run:
             if told_at - before < ONE_PRESS_S:
                 return
             if self._told_to_stop.is_set():
-                _say("told twice: ending all processes at once")
+                self._say("told twice: ending all processes at once")
                 supervisor.kill()
             self._told_to_stop.set()
 
@@ -272,3 +310,20 @@ class _Run:
 
 def _say(text: str) -> None:
     click.echo(f"hauberk | {text}", err=True)
+
+
+def _described(child: Child) -> dict[str, Any]:
+    """What is said of a child to whoever asks."""
+    return {
+        "process": child.name,
+        "workload": _workload_of(child),
+        "replica": child.replica if isinstance(child, Replica) else "1",
+        "condition": str(child.condition),
+        "pid": child.pid,
+        "restarts": child.deaths,
+        "last_ending": child.last_ending,
+    }
+
+
+def _workload_of(child: Child) -> str:
+    return child.workload if isinstance(child, Replica) else child.name

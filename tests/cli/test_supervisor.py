@@ -205,6 +205,75 @@ async def test_a_child_that_waits_to_be_started_again_can_be_stopped() -> None:
         assert child.condition is Condition.STOPPED
 
 
+async def test_a_child_that_is_asked_to_end_is_started_again_at_once_and_has_not_died() -> None:
+    record = Record()
+    child = python("a-1", "import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    slow = Patience(first_s=60, longest_s=60)
+    async with supervising(record, child, patience=slow) as supervisor:
+        await record.until(lambda: len(record.lines) == 1)
+        await supervisor.end(child, grace_s=20)
+        await record.until(lambda: len(record.lines) == 2)
+        assert await gone(int(record.texts()[0]))
+        assert (child.pid, child.deaths, record.said) == (int(record.texts()[1]), 0, [])
+
+
+async def test_a_child_that_does_not_listen_to_its_end_is_killed_and_started_again() -> None:
+    record = Record()
+    code = """
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    child = python("a-1", code)
+    async with supervising(record, child) as supervisor:
+        await record.until(lambda: len(record.lines) == 1)
+        await supervisor.end(child, grace_s=0.2)
+        await record.until(lambda: len(record.lines) == 2)
+    assert record.said == ["a-1: still running after 0.2 s, killed"]
+    assert child.deaths == 0
+
+
+@pytest.mark.parametrize("patience", [QUICK, Patience(first_s=60, longest_s=60)], ids=["lost", "waiting"])
+async def test_a_child_that_does_not_run_is_started_when_asked_for(
+    tmp_path: Path, patience: Patience
+) -> None:
+    record = Record()
+    mended = tmp_path / "mended"
+    code = f"import os, sys, time; os.path.exists({str(mended)!r}) or sys.exit(3); print('ok', flush=True)"
+    child = python("a-1", code + "; time.sleep(60)")
+    async with supervising(record, child, patience=patience) as supervisor:
+        await record.until(lambda: child.is_given_up or child.condition is Condition.WAITING)
+        if patience is QUICK:
+            await supervisor.failed.wait()
+        mended.touch()
+        await supervisor.end(child, grace_s=20)
+        assert not child.is_given_up
+        await record.until(lambda: record.texts() == ["ok"])
+        assert child.condition is Condition.RUNNING
+
+
+async def test_a_child_that_was_given_up_can_be_stopped_and_stays_known_as_that() -> None:
+    child = python("a-1", "raise SystemExit(3)")
+    async with supervising(Record(), child) as supervisor, asyncio.timeout(20):
+        await supervisor.failed.wait()
+        await supervisor.stop(["a-1"], grace_s=20)
+        assert supervisor.given_up == [child]
+
+
+async def test_a_name_that_is_forgotten_may_be_used_again() -> None:
+    record = Record()
+    child = python("a-1", "import time; print('up', flush=True); time.sleep(60)")
+    async with supervising(record, child) as supervisor, asyncio.TaskGroup() as tasks:
+        await record.until(lambda: len(record.lines) == 1)
+        await supervisor.stop(["a-1"], grace_s=20)
+        supervisor.forget(child)
+        assert not supervisor.children
+        tasks.create_task(supervisor.keep(python("a-1", "print('again', flush=True)")))
+        await record.until(lambda: "again" in record.texts())
+        await supervisor.stop(["a-1"], grace_s=20)
+
+
 async def test_a_grandchild_does_not_outlive_the_group() -> None:
     record = Record()
     code = """

@@ -180,9 +180,9 @@ async def test_draining_goes_on_taking_calls_until_callers_are_told(town: Town) 
     steps: list[str] = []
 
     class Announced:
-        async def withdraw(self) -> None:
+        async def withdraw(self) -> bool:
             steps.append("withdraw")
-            await told.wait()
+            return await told.wait()
 
         async def end(self) -> None:
             steps.append("end")
@@ -226,9 +226,9 @@ async def test_stopping_once_more_ends_what_a_cancelled_stop_left(town: Town) ->
     class Announced:
         ended = False
 
-        async def withdraw(self) -> None:
+        async def withdraw(self) -> bool:
             withdrawing.set()
-            await asyncio.Event().wait()
+            return await asyncio.Event().wait()
 
         async def end(self) -> None:
             self.ended = True

@@ -17,7 +17,7 @@ from hauberk.interceptors.errors import Draining
 from hauberk.interceptors.peer import Trust
 from tests.interceptors.stage import Behaviour, Clock, Shape, Stage, begin, call, echo, info, policy
 
-SOON_S = 0.5
+SOON_S = 3.0
 
 
 class Method:

@@ -80,9 +80,13 @@ def _forward(match: components.RouteMatch, cluster: str, *, repeatable: bool) ->
 
 
 def _retry_policy() -> components.RetryPolicy:
-    """In gRPC's own status names: Envoy's (`5xx`, `reset`) would be accepted and mean no retry (gRFC A44)."""
+    """In gRPC's own status names: Envoy's (`5xx`, `reset`) would be accepted and mean no retry (gRFC A44).
+
+    Cancelled is what core ends a call with that reaches a server between its stop and the caller's hearing of
+    it; a call that its caller cancelled is not retried.
+    """
     return components.RetryPolicy(
-        retry_on="unavailable",
+        retry_on="unavailable,cancelled",
         num_retries=UInt32Value(value=RETRIES),
         retry_back_off=components.RetryPolicy.RetryBackOff(
             base_interval=_milliseconds(_RETRY_BASE_MS), max_interval=_milliseconds(_RETRY_MAX_MS)
