@@ -168,3 +168,33 @@ def test_unreadable_certificate_is_named(folder: Path, authority: Authority) -> 
     (folder / "r000001" / "root.pem").write_text("junk")
     with pytest.raises(AuthorityError, match=r"unreadable: .*r000001/root\.pem"):
         Authority.load(folder)
+
+
+def test_a_copy_is_the_same_authority_under_another_passphrase(tmp_path: Path) -> None:
+    original = Authority.create(tmp_path / "ca", "shop.test", now=NOW, passphrase=b"one")
+    original.prepare(NOW)
+    original.copy_to(tmp_path / "copy", b"two")
+    copy = Authority.load(tmp_path / "copy", b"two")
+    assert (copy.mesh_id, copy.bundle, copy.roots(NOW)) == (
+        original.mesh_id,
+        original.bundle,
+        original.roots(NOW),
+    )
+    copy.activate(NOW)
+    assert copy.roots(NOW) != original.roots(NOW), "each goes on by itself"
+    with pytest.raises(AuthorityError, match="there is an authority already"):
+        original.copy_to(tmp_path / "copy", None)
+
+
+def test_an_authority_that_stands_still_is_not_rolled(tmp_path: Path) -> None:
+    other = Authority.create(tmp_path / "ca", "shop.test", now=NOW)
+    with Authority.standing_still(tmp_path / "ca") as held:
+        with pytest.raises(AuthorityError, match="another process is changing"):
+            other.prepare(NOW)
+        with (
+            pytest.raises(AuthorityError, match="another process is changing"),
+            Authority.standing_still(tmp_path / "ca", wait_s=0.05),
+        ):
+            pass
+    other.prepare(NOW)
+    assert len(held.roots(NOW)) == 1
