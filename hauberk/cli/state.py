@@ -6,6 +6,7 @@
     workloads/NAME-REPLICA/  credentials of each process
     identities/NAME/         credentials that people use in a workload's name (`call --as`, grpcurl)
     databases/NAME.db        what a workload keeps
+    replaced-TIME/           what a restore has put something else in the place of
 
 CA, databases and credentials outlive `hauberk up`; addresses do not.
 """
@@ -56,6 +57,11 @@ class State:
         return self.ca / "roots.pem"
 
     @property
+    def had_a_store(self) -> Path:
+        """There once the control plane has had a store: from then on an empty one is refused."""
+        return self.ca / "store"
+
+    @property
     def addresses_file(self) -> Path:
         return self.folder / "control" / "addresses.json"
 
@@ -63,22 +69,48 @@ class State:
     def operator(self) -> Path:
         return self.folder / OPERATOR
 
+    @property
+    def control_database(self) -> Path:
+        """Where the control plane keeps its store, unless mesh.toml says another place."""
+        return self.folder / "control" / "control.db"
+
+    @property
+    def control_ports(self) -> Path:
+        """The ports it asks for again at its next start, where mesh.toml leaves it the choice."""
+        return self.folder / "control" / "ports.json"
+
+    @property
+    def databases(self) -> Path:
+        return self.folder / "databases"
+
+    @property
+    def restoring(self) -> Path:
+        """There while a restore puts one mesh in the place of another, and for good if it was ended there."""
+        return self.folder / "restoring"
+
     def workload(self, name: str, replica: int | str) -> Path:
-        return self.folder / "workloads" / f"{_flat(name)}-{replica}"
+        return self.folder / "workloads" / f"{flat(name)}-{replica}"
 
     def identity(self, name: str) -> Path:
-        return self.folder / "identities" / _flat(name)
+        return self.folder / "identities" / flat(name)
 
     def database_url(self, name: str) -> str:
-        return f"sqlite:///{self.folder / 'databases' / _flat(name)}.db"
+        return f"sqlite:///{self.databases / flat(name)}.db"
 
     def mesh(self) -> MeshFile:
         """mesh.toml, read and checked. Raises MeshFileError."""
         return read(self.mesh_file)
 
     def make(self) -> None:
-        """The folders, private to us. Raises StoreError naming the remedy if one is not."""
-        for folder in (self.folder, *(self.folder / name for name in _SUBFOLDERS)):
+        """The folders, private to us. Raises StoreError naming the remedy if one is not.
+
+        CommandFailed, if a restore was ended half-way: a new CA or an empty store must not fill the gap.
+        """
+        if self.restoring.exists():
+            raise CommandFailed(
+                f"a restore was ended half-way in {self.folder}", "do it again: hauberk restore FILE"
+            )
+        for folder in (self.folder, *(self.folder / name for name in SUBFOLDERS)):
             make_folder(folder)
 
     def addresses(self) -> Addresses | None:
@@ -135,9 +167,9 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-_SUBFOLDERS = ("control", "operators", "workloads", "identities", "databases")
+SUBFOLDERS = ("control", "operators", "workloads", "identities", "databases")
 
 
-def _flat(name: str) -> str:
+def flat(name: str) -> str:
     """A workload's name as one file name; no segment holds a dot, so no two names share one."""
     return name.replace("/", ".")
