@@ -2,17 +2,25 @@
 
 import contextlib
 import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, make_url
 
 from hauberk.certs.authority import Authority
 from hauberk.certs.errors import TokenUnknown
 from hauberk.certs.rotation import utc_now
-from hauberk.cli import archive
+from hauberk.cli import archive, postgresql
+from hauberk.cli.cut import cut
+from hauberk.cli.databases import Database, ServerDatabase, SqliteFile
 from hauberk.services.control.store import Store
-from tests.cli.saved import MESH, Saved, refused
+from tests.cli.saved import MESH, Saved, read, refused, write
 from tests.postgresql import emptied, new_database, programs
 
 
@@ -111,6 +119,37 @@ def test_control_planes_store_comes_back_without_its_tokens(tmp_path: Path, url:
             store.invited(digest, utc_now())
 
 
+def test_no_pair_of_writes_is_torn_between_servers_and_files(
+    tmp_path: Path, url: str, postgresql_server: str
+) -> None:
+    """First one, then the other, as a saga does: a cut may miss the second, never the first alone."""
+    urls = [url, new_database(postgresql_server)]
+    for each in urls:
+        execute(each, "CREATE TABLE said (text TEXT)")
+    write(tmp_path / "own.db", "0")
+    databases: list[Database] = [
+        ServerDatabase(part="postgresql/a.dump", owners=("a",), url=make_url(urls[0])),
+        SqliteFile(part="databases/b.db", owners=("b",), path=tmp_path / "own.db"),
+        ServerDatabase(part="postgresql/c.dump", owners=("c",), url=make_url(urls[1])),
+    ]
+    with _writing(urls[0], tmp_path / "own.db", urls[1]):
+        for attempt in range(4):
+            time.sleep(0.1)
+            fresh = [new_database(postgresql_server) for _ in urls]
+            with cut(databases) as taken:
+                time.sleep(0.05)  # what is written now is not in it
+                taken.books["postgresql/a.dump"].copy(tmp_path / f"a{attempt}")
+                taken.books["databases/b.db"].copy(tmp_path / f"b{attempt}")
+                taken.books["postgresql/c.dump"].copy(tmp_path / f"c{attempt}")
+            for to, dump in zip(fresh, ("a", "c"), strict=True):
+                made = ServerDatabase(part="", owners=(dump,), url=make_url(to))
+                postgresql.fill(made, tmp_path / f"{dump}{attempt}")
+            counts = [len(said(fresh[0])), len(read(tmp_path / f"b{attempt}")) - 1, len(said(fresh[1]))]
+            assert sorted(counts, reverse=True) == counts
+            assert counts[0] - counts[2] <= 1
+    assert counts[0] > 20, "somebody wrote meanwhile"
+
+
 def test_a_client_older_than_the_server_is_named(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,3 +162,31 @@ def test_a_client_older_than_the_server_is_named(
     done = with_database(tmp_path, url).run("backup", str(tmp_path / "backup"), "--plain-keys")
     refused(done, "the postgresql database of idle: pg_dump: error: server version mismatch", "as new as")
     assert not (tmp_path / "backup").exists()
+
+
+@contextlib.contextmanager
+def _writing(first: str, second: Path, third: str) -> Iterator[None]:
+    """One row to each in turn, each committed before the next is begun."""
+    over = threading.Event()
+
+    def insert(number: int, *connections: psycopg.Connection[Any] | sqlite3.Connection) -> None:
+        for connection in connections:
+            connection.execute(f"INSERT INTO said VALUES ('{number}')")
+
+    def keep_writing() -> None:
+        with (
+            psycopg.connect(first, autocommit=True) as a,
+            contextlib.closing(sqlite3.connect(second, isolation_level=None, timeout=5)) as b,
+            psycopg.connect(third, autocommit=True) as c,
+        ):
+            number = 0
+            while not over.is_set():
+                insert(number := number + 1, a, b, c)
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        writer.join()

@@ -84,6 +84,10 @@ async def test_shops_on_postgresql_come_back_from_a_backup_taken_under_load(
     tmp_path: Path, soaking: bool, postgresql_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control plane's store stays SQLite: the one instant spans both kinds."""
+    if not soaking:
+        pytest.skip(
+            "half a minute more of the same: make soak; tests/cli/test_backup_postgresql.py has the rest"
+        )
     monkeypatch.setenv("PATH", f"{programs()}{os.pathsep}{os.environ['PATH']}")
     urls = {name: new_database(postgresql_server) for name in SHOPS}
     text = running.shop()
