@@ -21,6 +21,7 @@ from hauberk.cli.archive import Manifest
 from hauberk.cli.control_store import ControlStore, forget_tokens
 from hauberk.cli.cut import cut
 from hauberk.cli.databases import CONTROL, Database, ServerDatabase, databases_of, without
+from hauberk.cli.ending import cleaned_up
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.mesh_file import MeshFile
 from hauberk.cli.options import json_option, mesh_option, passphrase_option, print_json
@@ -71,7 +72,7 @@ def command(
         )
     databases = _databases(state, mesh, left_out)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+        with cleaned_up(), tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
             making = _Making(state, mesh, Path(folder), passphrase or own, tuple(sorted(set(left_out))))
             manifest, held_ms = making.gather(databases)
             fresh = making.write(manifest)

@@ -128,7 +128,8 @@ class _SqliteBook:
 
     def copy(self, to: Path) -> None:
         """The pages that the reader's transaction sees, as one file without a journal, found to be sound."""
-        with _told(self._path), closing(sqlite3.connect(to, isolation_level=None)) as copy:
+        room = "is there room for its copy, and is the disk sound?"
+        with _told(self._path, room), closing(sqlite3.connect(to, isolation_level=None)) as copy:
             self._reader.backup(copy, pages=-1)
             copy.execute("PRAGMA journal_mode = DELETE")
             (found,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
@@ -151,12 +152,12 @@ class _SqliteBook:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(path: Path, next_step: str = "") -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise Busy from None
         raise CommandFailed(
-            f"{path}: {error}", "find out why; to leave it out of the backup: --without NAME"
+            f"{path}: {error}", next_step or "find out why; to leave it out of the backup: --without NAME"
         ) from None

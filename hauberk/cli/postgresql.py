@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,42 +39,42 @@ class PostgresqlBook:
         self._database = database
         self._pg_dump = _program("pg_dump", database)
         self._snapshot = ""
-        self._writer = connected(database)
-        try:
-            self._reader = connected(database)
-        except BaseException:
-            self._writer.close()
-            raise
-        self._tables = tables(self._writer)
+        with ExitStack() as opening, _told(database):
+            self._writer = opening.enter_context(closing(_connected(database)))
+            self._reader = opening.enter_context(closing(_connected(database)))
+            self._tables = _tables(self._writer)
+            self._open = opening.pop_all()
 
     def lock(self, until: float) -> None:
-        from psycopg import Error
         from psycopg.errors import DeadlockDetected, LockNotAvailable
 
         while True:
             try:
-                self._writer.execute("BEGIN")
-                self._writer.execute(f"SET LOCAL lock_timeout = {LOCK_MS}".encode())
-                if self._tables:
-                    self._writer.execute(f"LOCK TABLE {', '.join(self._tables)} IN SHARE MODE".encode())
+                with _told(self._database):
+                    self._writer.execute("BEGIN")
+                    self._writer.execute(f"SET LOCAL lock_timeout = {LOCK_MS}".encode())
+                    if self._tables:
+                        self._writer.execute(f"LOCK TABLE {', '.join(self._tables)} IN SHARE MODE".encode())
                 return
-            except (LockNotAvailable, DeadlockDetected):
+            except CommandFailed as failed:
+                if not isinstance(failed.__cause__, LockNotAvailable | DeadlockDetected):
+                    raise
                 self.unlock()
                 if time.monotonic() > until:
                     raise Busy from None
-            except Error as error:
-                raise _failed(self._database, error) from None
 
     def pin(self) -> None:
-        self._reader.rollback()
-        self._reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        self._reader.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        row = self._reader.execute("SELECT pg_export_snapshot()").fetchone()
+        with _told(self._database):
+            self._reader.rollback()
+            self._reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._reader.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            row = self._reader.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None  # noqa: S101 - a SELECT of one value
         self._snapshot = str(row[0])
 
     def unlock(self) -> None:
-        self._writer.rollback()
+        with _told(self._database):
+            self._writer.rollback()
 
     def copy(self, to: Path) -> None:
         command = [self._pg_dump, "--format=custom", *_PLAIN, f"--snapshot={self._snapshot}", f"--file={to}"]
@@ -82,15 +83,14 @@ class PostgresqlBook:
         _run(command, self._database)
 
     def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
+        self._open.close()
 
 
 def check_empty(database: ServerDatabase) -> None:
     """Raises CommandFailed if it has a table: what is there, we neither overwrite nor delete."""
     _program("pg_restore", database)
-    with connected(database) as connection:
-        if found := tables(connection):
+    with _told(database), closing(_connected(database)) as connection:
+        if found := _tables(connection):
             raise CommandFailed(
                 f"{database} is not empty: it has {found[0]}",
                 "give it an empty one (DROP DATABASE, CREATE DATABASE), or name a new one in mesh.toml",
@@ -105,23 +105,17 @@ def fill(database: ServerDatabase, dump: Path) -> None:
 _PLAIN = ("--no-owner", "--no-privileges", "--no-password")
 
 
-def connected(database: ServerDatabase) -> "psycopg.Connection[tuple[object, ...]]":
+def _connected(database: ServerDatabase) -> "psycopg.Connection[tuple[object, ...]]":
     try:
         import psycopg
     except ImportError:
         raise CommandFailed(f"{database} needs a driver", "pip install 'hauberk[postgres]'") from None
-    try:
-        return psycopg.connect(
-            _conninfo(database),
-            connect_timeout=CONNECT_S,
-            autocommit=True,
-            application_name="hauberk backup",
-        )
-    except psycopg.Error as error:
-        raise _failed(database, error) from None
+    return psycopg.connect(
+        _conninfo(database), connect_timeout=CONNECT_S, autocommit=True, application_name="hauberk backup"
+    )
 
 
-def tables(connection: "psycopg.Connection[tuple[object, ...]]") -> list[str]:
+def _tables(connection: "psycopg.Connection[tuple[object, ...]]") -> list[str]:
     """Every table that is not the system's, quoted."""
     return [str(name) for (name,) in connection.execute(_TABLES)]
 
@@ -138,7 +132,7 @@ def _program(name: str, database: ServerDatabase) -> str:
 
 
 def _run(command: list[str], database: ServerDatabase) -> None:
-    """Run one of its programs on the database. How to reach it stands in a private file, and nowhere else."""
+    """Run one of PostgreSQL's programs on the database; how to reach it stands in a private file alone."""
     from psycopg.conninfo import conninfo_to_dict
 
     reached = conninfo_to_dict(_conninfo(database), connect_timeout=CONNECT_S)
@@ -166,7 +160,13 @@ def _conninfo(database: ServerDatabase) -> str:
     return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _failed(database: ServerDatabase, error: Exception) -> CommandFailed:
-    with suppress(IndexError):
-        return CommandFailed(f"{database}: {str(error).splitlines()[0]}", "see that it runs and lets us in")
-    return CommandFailed(f"{database} cannot be reached", "see that it runs and lets us in")
+@contextmanager
+def _told(database: ServerDatabase) -> Iterator[None]:
+    """Turns the driver's error into CommandFailed; no password is in its text."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("psycopg"):  # which may not be installed
+            raise
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CommandFailed(f"{database}: {said}", "see that it runs, and lets us in") from error

@@ -17,6 +17,7 @@ import click
 from hauberk.certs.files import make_folder
 from hauberk.cli import archive
 from hauberk.cli.archive import Manifest
+from hauberk.cli.ending import cleaned_up
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.options import json_option, mesh_option, passphrase_option, print_json
 from hauberk.cli.restoring import Forgotten, Restoring
@@ -34,7 +35,7 @@ def command(file: Path, passphrase: bytes | None, force: bool, state: State, as_
 
     The mesh must be stopped. mesh.toml is written if there is none, and else stays as it is.
     """
-    with _claimed(state), archive.reading(file) as backup:
+    with cleaned_up(), _claimed(state), archive.reading(file) as backup:
         incoming = state.folder / "incoming"
         try:
             shutil.rmtree(incoming, ignore_errors=True)

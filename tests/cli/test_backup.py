@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import shutil
+import signal
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ from hauberk.certs import files
 from hauberk.certs.authority import Authority
 from hauberk.certs.errors import KeyRefused
 from hauberk.cli import archive
+from tests.cli.processes import until
 from tests.cli.saved import MESH, Saved, refused, write
+from tests.mesh.running import COMMAND
 
 
 @pytest.fixture
@@ -117,6 +122,42 @@ def test_nothing_is_left_beside_the_file(mesh: Saved, tmp_path: Path, target: st
     refused(mesh.run("backup", target, "--plain-keys"), "bad.db: file is not a database", "--without NAME")
     assert mesh.run("backup", target, "--plain-keys", "--without", "bad").exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup", "mesh"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_backup_that_is_ended_is_no_backup(
+    mesh: Saved, tmp_path: Path, target: str, number: signal.Signals
+) -> None:
+    """Only what is killed outright leaves its folder of copies, whose name begins with a dot."""
+    with contextlib.closing(sqlite3.connect(mesh.idle, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")  # so that it waits, with its folder made
+        ours = subprocess.Popen(
+            [*COMMAND, "backup", target, "--plain-keys"], cwd=mesh.folder, stderr=subprocess.PIPE
+        )
+        until(lambda: bool(list(tmp_path.glob(".backup.*/parts"))))
+        ours.send_signal(number)
+        ours.communicate(timeout=20)
+    assert ours.returncode == {signal.SIGTERM: 143, signal.SIGINT: 1, signal.SIGKILL: -9}[number]
+    assert bool(list(tmp_path.glob(".backup.*"))) is (number == signal.SIGKILL)
+    assert not Path(target).exists()
+    assert mesh.backup().exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "what"), [(50_000, "control.db: disk I/O error"), (90_000, "backup: file too large")]
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    mesh: Saved, tmp_path: Path, target: str, size: int, what: str
+) -> None:
+    """A limit on the size of files is refused by the system in the same place."""
+    limited = ["prlimit", f"--fsize={size}", *COMMAND, "backup", target, "--plain-keys"]
+    if shutil.which(limited[0]) is None:
+        pytest.skip("no prlimit here; apt-get install util-linux")
+    done = subprocess.run(limited, cwd=mesh.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert what in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mesh"]
 
 
 @pytest.mark.parametrize(
