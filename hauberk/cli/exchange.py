@@ -7,6 +7,7 @@ ended there leaves that behind, and `hauberk up` then refuses to start on the ha
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
 from hauberk.certs.files import make_folder, sync_folder
@@ -40,7 +41,7 @@ class Exchange:
             for _, place in outside:
                 for old in (place, *(place.with_name(place.name + side) for side in SIDE_FILES)):
                     if old.exists():
-                        self._move(old, old.with_name(f"{old.name}.replaced-{self._stamp}"))
+                        self._move(old, _free(old.with_name(f"{old.name}.replaced-{self._stamp}")))
             for new in sorted(restoring.iterdir(), key=lambda path: path.name == "ca"):
                 self._move(new, self._state.folder / new.name)
             for new, place in outside:
@@ -56,7 +57,7 @@ class Exchange:
         if not old.exists() or not any(old.iterdir()):
             return
         if self.replaced is None:
-            self.replaced = self._state.folder / f"replaced-{self._stamp}"
+            self.replaced = _free(self._state.folder / f"replaced-{self._stamp}")
             make_folder(self.replaced)
         self._move(old, self.replaced / old.name)
 
@@ -78,3 +79,9 @@ class Exchange:
                 self.replaced.rmdir()
             back[0].rename(back[1])
             raise
+
+
+def _free(path: Path) -> Path:
+    """`path`, or with a number where that is taken: two restores in one second, say."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(each for each in chain([path], numbered) if not each.exists())
