@@ -87,6 +87,10 @@ class Authority:
         """
         RootFolder(folder).fill(self._ledger, passphrase)
 
+    def mend(self) -> bool:
+        """Write roots.pem again if it is lost, damaged or of a roll that was cut off; whether it was."""
+        return self._files.mend(self._ledger, self._passphrase)
+
     @property
     def trust_domain(self) -> str:
         return self._ledger.trust_domain

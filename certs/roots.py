@@ -8,7 +8,7 @@ complete before authority.json names it, and is removed only after authority.jso
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -171,6 +171,16 @@ class RootFolder:
             for signer in ledger.signers:
                 self._keep(signer, passphrase)
             self._write(ledger)
+
+    def mend(self, ledger: Ledger, passphrase: bytes | None) -> bool:
+        """Write roots.pem again if it is gone, or not what the ledger says; whether that was so."""
+        wanted = pem.write([signer.root for signer in ledger.signers])
+        with suppress(OSError):
+            if (self._folder / ROOTS).read_bytes() == wanted:
+                return False
+        with self.rolling(ledger, passphrase):
+            files.replace(self._folder / ROOTS, wanted)
+        return True
 
     def add(self, ledger: Ledger, signer: Signer, passphrase: bytes | None) -> Ledger:
         """The ledger with one more signer, on disk."""

@@ -198,3 +198,26 @@ def test_an_authority_that_stands_still_is_not_rolled(tmp_path: Path) -> None:
             pass
     other.prepare(NOW)
     assert len(held.roots(NOW)) == 1
+
+
+@pytest.mark.parametrize("found", [None, b"", b"garbage"])
+def test_roots_that_are_lost_or_damaged_are_written_again(
+    folder: Path, authority: Authority, found: bytes | None
+) -> None:
+    pinned = (folder / "roots.pem").read_bytes()
+    assert not authority.mend()
+    (folder / "roots.pem").unlink()
+    if found is not None:
+        (folder / "roots.pem").write_bytes(found)
+    assert authority.mend()
+    assert (folder / "roots.pem").read_bytes() == pinned
+    assert stat.S_IMODE((folder / "roots.pem").stat().st_mode) == 0o600
+
+
+def test_root_of_a_roll_that_was_cut_off_is_not_pinned(folder: Path, authority: Authority) -> None:
+    """roots.pem is written before authority.json, so that nobody who pins it lacks a root that signs."""
+    pinned, ledger = (folder / "roots.pem").read_bytes(), (folder / "authority.json").read_bytes()
+    authority.prepare(NOW)
+    (folder / "authority.json").write_bytes(ledger)
+    assert Authority.load(folder).mend()
+    assert (folder / "roots.pem").read_bytes() == pinned
