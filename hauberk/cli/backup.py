@@ -59,6 +59,7 @@ def command(
     you keep its CA. What a workload keeps outside its DATABASE_URL is not in it.
     """
     mesh = state.mesh()
+    state.check_whole()
     _check_target(state, file, force)
     if not authority.exists(state):
         raise CommandFailed(
@@ -102,8 +103,7 @@ class _Making:
         parts.mkdir()
         with ExitStack() as pinned:
             # A step of the root roll waits too, so the CA is of that instant as well.
-            own = authority.passphrase(self.state, self.mesh)
-            with Authority.standing_still(self.state.ca, own) as ca:
+            with authority.standing_still(self.state, self.mesh) as ca:
                 taken = pinned.enter_context(cut(databases))
                 created = utc_now()
                 mesh_file = self.state.mesh_file.read_bytes()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from hauberk.certs import files
 from hauberk.certs.files import make_folder
 from hauberk.cli import archive
 from hauberk.cli.archive import Manifest
@@ -111,11 +112,14 @@ def _claimed(state: State) -> Iterator[None]:
     if not state.mesh_file.parent.is_dir():
         raise CommandFailed(f"there is no folder {state.mesh_file.parent}", "make it, or correct --mesh")
     make_folder(state.folder)
-    claim = state.claim()
+    claim, control = state.claim(), state.folder / "control" / "lock"
     try:
-        if addresses := state.addresses():
-            raise CommandFailed(f"a control plane runs in {state.folder}: {addresses.pid}", "stop it first")
-        yield
+        with contextlib.ExitStack() as stack:
+            if control.exists():
+                if not (lock := files.lock(control)):
+                    raise CommandFailed(f"a control plane runs in {state.folder}", "stop it first")
+                stack.enter_context(lock)
+            yield
     finally:
         with contextlib.suppress(OSError):
             state.folder.rmdir()  # if we made it and put nothing in

@@ -15,12 +15,14 @@ import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from hauberk.certs.files import make_folder
+from hauberk.certs.files import make_folder, told
 from hauberk.cli.errors import CommandFailed, NotRunning
 from hauberk.cli.mesh_file import OPERATOR, MeshFile, missing, read
+from hauberk.settings import parse_address
 
 FOLDER = ".hauberk"
 
@@ -30,7 +32,7 @@ class Addresses(msgspec.Struct, frozen=True):
 
     mesh: str
     enrolment: str
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +106,31 @@ class State:
     def make(self) -> None:
         """The folders, private to us. Raises StoreError naming the remedy if one is not.
 
-        CommandFailed, if a restore was ended half-way: a new CA or an empty store must not fill the gap.
+        Raises what `check_whole` raises: a new CA or an empty store must not fill a gap.
         """
+        self.check_whole()
+        for folder in (self.folder, *(self.folder / name for name in SUBFOLDERS)):
+            make_folder(folder)
+
+    def check_whole(self) -> None:
+        """Raises CommandFailed if a restore was ended half-way."""
         if self.restoring.exists():
             raise CommandFailed(
                 f"a restore was ended half-way in {self.folder}", "do it again: hauberk restore FILE"
             )
-        for folder in (self.folder, *(self.folder / name for name in SUBFOLDERS)):
-            make_folder(folder)
 
     def addresses(self) -> Addresses | None:
         """Where the control plane listens; None while none runs, or it has not said so yet."""
         try:
             found = msgspec.json.decode(self.addresses_file.read_bytes(), type=Addresses)
+            for address in (found.mesh, found.enrolment):
+                parse_address(address)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:  # msgspec's are ValueErrors too
+            why = error.strerror if isinstance(error, OSError) else error
             raise CommandFailed(
-                f"{self.addresses_file}: cannot be read: {error}", "remove it and start `hauberk up` again"
+                f"{self.addresses_file}: cannot be read: {why}", "remove it and start `hauberk up` again"
             ) from None
         return found if is_alive(found.pid) else None
 
@@ -137,7 +146,9 @@ class State:
         return found
 
     def forget_addresses(self) -> None:
-        self.addresses_file.unlink(missing_ok=True)
+        """Raises StoreError if that cannot be."""
+        with told(self.addresses_file, "cannot remove"):
+            self.addresses_file.unlink(missing_ok=True)
 
     def claim(self) -> int:
         """The right to run this mesh, as a descriptor: ours until it is closed or this process ends.

@@ -15,6 +15,7 @@ from hauberk.cli import CIPHER_VARIABLE, SILENT, TLS_1_3_ONLY, VERBOSITY_VARIABL
 from hauberk.cli.state import State
 from hauberk.services.control.store import Revocation, Store
 
+HOUR = timedelta(hours=1)
 TRUST_DOMAIN = "saved.test"
 MESH = f"""
 trust_domain = "{TRUST_DOMAIN}"

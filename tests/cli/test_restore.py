@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hauberk.certs import files
 from hauberk.certs.authority import Authority
 from hauberk.certs.errors import TokenUnknown
 from hauberk.certs.rotation import utc_now
@@ -161,8 +162,10 @@ def test_a_running_mesh_is_left_alone(mesh: Saved) -> None:
             refused(mesh.run("restore", str(backup), "--force"), "runs this mesh already", "stop that one")
     finally:
         os.close(claim)
-    mesh.state.addresses_file.write_text(json.dumps({"mesh": "x", "enrolment": "x", "pid": os.getpid()}))
-    refused(mesh.run("restore", str(backup), "--force"), "a control plane runs in")
+    lock = files.lock(mesh.state.folder / "control" / "lock")
+    assert lock
+    with lock:  # as a control plane that was started by hand
+        refused(mesh.run("restore", str(backup), "--force"), "a control plane runs in", "stop it first")
 
 
 def test_another_trust_domain_is_refused(mesh: Saved) -> None:
