@@ -7,7 +7,7 @@ folder:
     authority.json            trust domain, mesh id, the roots and their states; replaced whole
     roots.pem                 every trusted root, for those who pin them before they know anybody
     r000001/                  root.pem, intermediate.pem, intermediate.key.pem
-    lock                      held while a root is prepared, activated or retired
+    lock                      held while a root is prepared, activated or retired, or nothing of it may be
 
 Roots roll in three steps, each of which every process must have seen before the next: `prepare` makes a new
 root, trusted from now on; `activate` lets it sign; `retire` ends the trust in the old one.
@@ -15,7 +15,8 @@ root, trusted from now on; `activate` lets it sign; `retire` ends the trust in t
 
 import ipaddress
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -65,6 +66,30 @@ class Authority:
     def load(cls, folder: Path, passphrase: bytes | None = None) -> Self:
         """The authority in `folder`. Raises AuthorityError, StoreError or KeyRefused if it is not usable."""
         return cls(RootFolder(folder), passphrase)
+
+    @classmethod
+    @contextmanager
+    def standing_still(
+        cls, folder: Path, passphrase: bytes | None = None, *, wait_s: float = 2.0
+    ) -> Iterator[Self]:
+        """The authority in `folder`, which nobody rolls while the block runs; raises what `load` raises.
+
+        AuthorityError too, if a roll goes on for `wait_s` seconds.
+        """
+        files = RootFolder(folder)
+        with files.held(wait_s):
+            yield cls(files, passphrase)
+
+    def copy_to(self, folder: Path, passphrase: bytes | None) -> None:
+        """The same authority in another folder, its keys under another passphrase, or none.
+
+        Raises AuthorityError if an authority lives there.
+        """
+        RootFolder(folder).fill(self._ledger, passphrase)
+
+    def mend(self) -> bool:
+        """Write roots.pem again if it is lost, damaged or of a roll that was cut off; whether it was."""
+        return self._files.mend(self._ledger, self._passphrase)
 
     @property
     def trust_domain(self) -> str:

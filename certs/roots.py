@@ -6,8 +6,9 @@ complete before authority.json names it, and is removed only after authority.jso
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -155,16 +156,36 @@ class RootFolder:
                 raise AuthorityError("another process has rolled this authority's roots: load it again")
             yield ledger
 
+    @contextmanager
+    def held(self, wait_s: float) -> Iterator[None]:
+        """Keep every roll out while the block runs. Raises AuthorityError if one goes on for `wait_s`."""
+        with self._lock(wait_s):
+            yield
+
+    def fill(self, ledger: Ledger, passphrase: bytes | None) -> None:
+        """Make this the folder of an authority there is already. Raises AuthorityError if it is one's."""
+        files.make_folder(self._folder)
+        with self._lock():
+            if (self._folder / LEDGER).exists():
+                raise AuthorityError(f"there is an authority already: {self._folder}")
+            for signer in ledger.signers:
+                self._keep(signer, passphrase)
+            self._write(ledger)
+
+    def mend(self, ledger: Ledger, passphrase: bytes | None) -> bool:
+        """Write roots.pem again if it is gone, or not what the ledger says; whether that was so."""
+        wanted = pem.write([signer.root for signer in ledger.signers])
+        with suppress(OSError):
+            if (self._folder / ROOTS).read_bytes() == wanted:
+                return False
+        with self.rolling(ledger, passphrase):
+            files.replace(self._folder / ROOTS, wanted)
+        return True
+
     def add(self, ledger: Ledger, signer: Signer, passphrase: bytes | None) -> Ledger:
         """The ledger with one more signer, on disk."""
         named = replace(signer, folder=self._free_name())
-        fresh = self._folder / f".{named.folder}.new"
-        files.remove_folder(fresh)
-        files.make_folder(fresh)
-        files.create(fresh / "root.pem", pem.write([named.root]))
-        files.create(fresh / "intermediate.pem", pem.write([named.intermediate]))
-        files.create(fresh / "intermediate.key.pem", keys.to_pem(named.key, passphrase))
-        files.rename_folder(fresh, self._folder / named.folder)
+        self._keep(named, passphrase)
         return self._write(replace(ledger, signers=(*ledger.signers, named)))
 
     def move(self, ledger: Ledger, moves: Mapping[RootState, RootState], now: datetime) -> Ledger:
@@ -190,10 +211,22 @@ class RootFolder:
         files.replace(self._folder / LEDGER, ledger.text())
         return ledger
 
-    def _lock(self) -> files.Lock:
-        lock = files.lock(self._folder / "lock")
-        if lock is None:
-            raise AuthorityError(f"another process is changing this authority: {self._folder}")
+    def _keep(self, signer: Signer, passphrase: bytes | None) -> None:
+        """What a signer needs, in its folder, which is there whole or not at all."""
+        fresh = self._folder / f".{signer.folder}.new"
+        files.remove_folder(fresh)
+        files.make_folder(fresh)
+        files.create(fresh / "root.pem", pem.write([signer.root]))
+        files.create(fresh / "intermediate.pem", pem.write([signer.intermediate]))
+        files.create(fresh / "intermediate.key.pem", keys.to_pem(signer.key, passphrase))
+        files.rename_folder(fresh, self._folder / signer.folder)
+
+    def _lock(self, wait_s: float = 0.0) -> files.Lock:
+        ends = time.monotonic() + wait_s
+        while (lock := files.lock(self._folder / "lock")) is None:
+            if time.monotonic() >= ends:
+                raise AuthorityError(f"another process is changing this authority: {self._folder}")
+            time.sleep(0.005)
         return lock
 
     def _free_name(self) -> str:

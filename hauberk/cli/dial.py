@@ -9,7 +9,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from hauberk.certs.credentials import Credentials
-from hauberk.certs.errors import SvidError
+from hauberk.certs.errors import StoreError, SvidError
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
@@ -40,7 +40,10 @@ def operator_credentials(state: State) -> Credentials:
 
     Raises NotRunning if there is none or it has expired, CommandFailed if it is another mesh's.
     """
-    credentials = CredentialStore(state.operator).load()
+    try:
+        credentials = CredentialStore(state.operator).load()
+    except StoreError as error:
+        raise CommandFailed(str(error), "or start again, which makes it anew: hauberk up") from None
     if credentials is None:
         raise NotRunning(f"no operator has enrolled in {state.folder}", "start the mesh once: hauberk up")
     check_mesh(state, credentials)

@@ -68,7 +68,12 @@ def _mesh(state: State) -> Iterator[Finding]:
     yield Finding(about="mesh file", text=f"{state.mesh_file}: {len(mesh.workloads)} workloads")
     yield from checkup.authority_of(state, mesh, now=now)
     yield from checkup.certificates(state, mesh, now=now)
-    yield from checkup.ports(mesh, state.addresses())
+    try:
+        addresses = state.addresses()
+    except CommandFailed as error:
+        yield Finding(about="ports", text=error.message, remedy=error.next_step)
+        return
+    yield from checkup.ports(mesh, addresses)
     yield from _control(state)
 
 

@@ -90,7 +90,8 @@ def read(path: Path) -> MeshFile:
     except FileNotFoundError:
         raise missing(path) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise MeshFileError(f"{path}: cannot be read: {error}", "check its mode; it must be utf-8") from None
+        why = error.strerror if isinstance(error, OSError) else "not utf-8"
+        raise MeshFileError(f"{path}: cannot be read: {why}", "check its mode; it must be utf-8") from None
     return parse(text, path.name)
 
 

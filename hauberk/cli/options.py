@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hauberk.cli.errors import CommandFailed
 from hauberk.cli.state import State
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,6 +28,25 @@ def mesh_option(function: F) -> F:
         help="The mesh to speak with; its state lies in .hauberk/ beside it.",
     )
     return option(function)
+
+
+def passphrase_option(help_text: str) -> Callable[[F], F]:
+    """--passphrase-file FILE, given to the command as `passphrase`: what the file holds, or None."""
+
+    def read(_: click.Context, __: click.Parameter, path: Path | None) -> bytes | None:
+        if path is None:
+            return None
+        try:
+            found = path.read_bytes().rstrip(b"\r\n")
+        except OSError as error:
+            raise CommandFailed(f"--passphrase-file {path}: {error.strerror}", "name a file") from None
+        if not found:
+            raise CommandFailed(f"--passphrase-file {path}: it is empty", "write the passphrase into it")
+        return found
+
+    return click.option(
+        "--passphrase-file", "passphrase", type=Path, metavar="FILE", callback=read, help=help_text
+    )
 
 
 def json_option(function: F) -> F:

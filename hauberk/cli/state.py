@@ -8,6 +8,7 @@
     databases/NAME.db        what a workload keeps
     logs/NAME-REPLICA.log    what each process last said, a few megabytes at most
     up.sock                  where a running `hauberk up` can be asked
+    replaced-TIME/           what a restore has put something else in the place of
 
 CA, databases, credentials and logs outlive `hauberk up`; addresses and socket do not.
 """
@@ -16,12 +17,14 @@ import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from hauberk.certs.files import make_folder
+from hauberk.certs.files import make_folder, told
 from hauberk.cli.errors import CommandFailed, NotRunning
 from hauberk.cli.mesh_file import OPERATOR, MeshFile, missing, read
+from hauberk.settings import parse_address
 
 FOLDER = ".hauberk"
 
@@ -31,7 +34,7 @@ class Addresses(msgspec.Struct, frozen=True):
 
     mesh: str
     enrolment: str
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,11 @@ class State:
         return self.ca / "roots.pem"
 
     @property
+    def had_a_store(self) -> Path:
+        """There once the control plane has had a store: from then on an empty one is refused."""
+        return self.ca / "store"
+
+    @property
     def addresses_file(self) -> Path:
         return self.folder / "control" / "addresses.json"
 
@@ -73,33 +81,66 @@ class State:
     def socket(self) -> Path:
         return self.folder / "up.sock"
 
+    @property
+    def control_database(self) -> Path:
+        """Where the control plane keeps its store, unless mesh.toml says another place."""
+        return self.folder / "control" / "control.db"
+
+    @property
+    def control_ports(self) -> Path:
+        """The ports it asks for again at its next start, where mesh.toml leaves it the choice."""
+        return self.folder / "control" / "ports.json"
+
+    @property
+    def databases(self) -> Path:
+        return self.folder / "databases"
+
+    @property
+    def restoring(self) -> Path:
+        """There while a restore puts one mesh in the place of another, and for good if it was ended there."""
+        return self.folder / "restoring"
+
     def workload(self, name: str, replica: int | str) -> Path:
-        return self.folder / "workloads" / f"{_flat(name)}-{replica}"
+        return self.folder / "workloads" / f"{flat(name)}-{replica}"
 
     def identity(self, name: str) -> Path:
-        return self.folder / "identities" / _flat(name)
+        return self.folder / "identities" / flat(name)
 
     def database_url(self, name: str) -> str:
-        return f"sqlite:///{self.folder / 'databases' / _flat(name)}.db"
+        return f"sqlite:///{self.databases / flat(name)}.db"
 
     def mesh(self) -> MeshFile:
         """mesh.toml, read and checked. Raises MeshFileError."""
         return read(self.mesh_file)
 
     def make(self) -> None:
-        """The folders, private to us. Raises StoreError naming the remedy if one is not."""
-        for folder in (self.folder, *(self.folder / name for name in _SUBFOLDERS)):
+        """The folders, private to us. Raises StoreError naming the remedy if one is not.
+
+        Raises what `check_whole` raises: a new CA or an empty store must not fill a gap.
+        """
+        self.check_whole()
+        for folder in (self.folder, *(self.folder / name for name in SUBFOLDERS)):
             make_folder(folder)
+
+    def check_whole(self) -> None:
+        """Raises CommandFailed if a restore was ended half-way."""
+        if self.restoring.exists():
+            raise CommandFailed(
+                f"a restore was ended half-way in {self.folder}", "do it again: hauberk restore FILE"
+            )
 
     def addresses(self) -> Addresses | None:
         """Where the control plane listens; None while none runs, or it has not said so yet."""
         try:
             found = msgspec.json.decode(self.addresses_file.read_bytes(), type=Addresses)
+            for address in (found.mesh, found.enrolment):
+                parse_address(address)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:  # msgspec's are ValueErrors too
+            why = error.strerror if isinstance(error, OSError) else error
             raise CommandFailed(
-                f"{self.addresses_file}: cannot be read: {error}", "remove it and start `hauberk up` again"
+                f"{self.addresses_file}: cannot be read: {why}", "remove it and start `hauberk up` again"
             ) from None
         return found if is_alive(found.pid) else None
 
@@ -115,7 +156,9 @@ class State:
         return found
 
     def forget_addresses(self) -> None:
-        self.addresses_file.unlink(missing_ok=True)
+        """Raises StoreError if that cannot be."""
+        with told(self.addresses_file, "cannot remove"):
+            self.addresses_file.unlink(missing_ok=True)
 
     def claim(self) -> int:
         """The right to run this mesh, as a descriptor: ours until it is closed or this process ends.
@@ -145,9 +188,9 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-_SUBFOLDERS = ("control", "operators", "workloads", "identities", "databases", "logs")
+SUBFOLDERS = ("control", "operators", "workloads", "identities", "databases", "logs")
 
 
-def _flat(name: str) -> str:
+def flat(name: str) -> str:
     """A workload's name as one file name; no segment holds a dot, so no two names share one."""
     return name.replace("/", ".")

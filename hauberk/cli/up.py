@@ -59,6 +59,7 @@ def command(mesh_file: Path, once: bool, as_json: bool) -> None:
     state.make()
     claim = state.claim()
     try:
+        state.forget_addresses()  # of a run that was killed
         if authority.exists(state):
             authority.load(state, mesh)
         else:

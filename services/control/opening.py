@@ -3,6 +3,7 @@
 Nothing is made silently that an operator could have lost: no CA, and no store where there has been one.
 """
 
+import logging
 import os
 import select
 import sqlite3
@@ -17,6 +18,7 @@ from hauberk.certs.authority import Authority
 from hauberk.certs.errors import CertsError, TokenRefused, TokenUnknown
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.join import TokenRecord
+from hauberk.certs.roots import ROOTS
 from hauberk.interceptors.errors import Refused
 from hauberk.services.control import addresses
 from hauberk.services.control.settings import ConfigError, ControlSettings
@@ -28,6 +30,9 @@ OPERATOR_TTL = timedelta(minutes=10)
 TOKEN_WAIT_S = 10.0
 HAD_A_STORE = "store"
 """A file in the CA's folder: this mesh has had a store, so an empty one has lost its memory."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class StartRefused(Exception):
@@ -107,6 +112,8 @@ def _authority(settings: ControlSettings) -> Authority:
             f"mesh.toml says trust_domain {settings.trust_domain!r}, "
             f"the CA in {folder} is of {authority.trust_domain!r}: change one"
         )
+    if authority.mend():
+        _log.warning("%s was not what is trusted, and is written again", folder / ROOTS)
     return authority
 
 

@@ -106,11 +106,14 @@ class ControlSettings:
         if self.ca_passphrase_file is None:
             return None
         try:
-            return self.ca_passphrase_file.read_bytes().rstrip(b"\r\n")
+            found = self.ca_passphrase_file.read_bytes().rstrip(b"\r\n")
         except OSError as error:
             raise ConfigError(
                 f"[control] ca_passphrase_file: {self.ca_passphrase_file}: {error.strerror}"
             ) from error
+        if not found:
+            raise ConfigError(f"[control] ca_passphrase_file: {self.ca_passphrase_file} is empty")
+        return found
 
     def target(self, listen: Listen, port: int) -> str:
         """Where workloads dial what listens so: at its host, or the first of `names` if it binds them all."""

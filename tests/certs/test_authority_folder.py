@@ -168,3 +168,56 @@ def test_unreadable_certificate_is_named(folder: Path, authority: Authority) -> 
     (folder / "r000001" / "root.pem").write_text("junk")
     with pytest.raises(AuthorityError, match=r"unreadable: .*r000001/root\.pem"):
         Authority.load(folder)
+
+
+def test_a_copy_is_the_same_authority_under_another_passphrase(tmp_path: Path) -> None:
+    original = Authority.create(tmp_path / "ca", "shop.test", now=NOW, passphrase=b"one")
+    original.prepare(NOW)
+    original.copy_to(tmp_path / "copy", b"two")
+    copy = Authority.load(tmp_path / "copy", b"two")
+    assert (copy.mesh_id, copy.bundle, copy.roots(NOW)) == (
+        original.mesh_id,
+        original.bundle,
+        original.roots(NOW),
+    )
+    copy.activate(NOW)
+    assert copy.roots(NOW) != original.roots(NOW), "each goes on by itself"
+    with pytest.raises(AuthorityError, match="there is an authority already"):
+        original.copy_to(tmp_path / "copy", None)
+
+
+def test_an_authority_that_stands_still_is_not_rolled(tmp_path: Path) -> None:
+    other = Authority.create(tmp_path / "ca", "shop.test", now=NOW)
+    with Authority.standing_still(tmp_path / "ca") as held:
+        with pytest.raises(AuthorityError, match="another process is changing"):
+            other.prepare(NOW)
+        with (
+            pytest.raises(AuthorityError, match="another process is changing"),
+            Authority.standing_still(tmp_path / "ca", wait_s=0.05),
+        ):
+            pass
+    other.prepare(NOW)
+    assert len(held.roots(NOW)) == 1
+
+
+@pytest.mark.parametrize("found", [None, b"", b"garbage"])
+def test_roots_that_are_lost_or_damaged_are_written_again(
+    folder: Path, authority: Authority, found: bytes | None
+) -> None:
+    pinned = (folder / "roots.pem").read_bytes()
+    assert not authority.mend()
+    (folder / "roots.pem").unlink()
+    if found is not None:
+        (folder / "roots.pem").write_bytes(found)
+    assert authority.mend()
+    assert (folder / "roots.pem").read_bytes() == pinned
+    assert stat.S_IMODE((folder / "roots.pem").stat().st_mode) == 0o600
+
+
+def test_root_of_a_roll_that_was_cut_off_is_not_pinned(folder: Path, authority: Authority) -> None:
+    """roots.pem is written before authority.json, so that nobody who pins it lacks a root that signs."""
+    pinned, ledger = (folder / "roots.pem").read_bytes(), (folder / "authority.json").read_bytes()
+    authority.prepare(NOW)
+    (folder / "authority.json").write_bytes(ledger)
+    assert Authority.load(folder).mend()
+    assert (folder / "roots.pem").read_bytes() == pinned
