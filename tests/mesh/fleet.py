@@ -111,23 +111,25 @@ class Fleet:
         async with asyncio.timeout(within):
             return await asyncio.shield(self._waiting[name])
 
-    async def member(self, name: str, **settings: Any) -> hauberk.Mesh:
-        """Join as `name` in this process, as a caller that serves nothing, until the fleet's end."""
+    async def invited(self, name: str, **settings: Any) -> Settings:
+        """What a process of this name that serves nothing needs to join, a token included."""
         token = await self.local._invite(name, Workload(command=("test",)))
         token_file = self.state.folder / f"{name.replace('/', '.')}.token"
         token_file.write_text(token)
         token_file.chmod(0o600)
         addresses = await self.local.answers()
-        joined = hauberk.join(
-            Settings(
-                name=name,
-                state_dir=self.state.workload(name, "test"),
-                enrolment=addresses.enrolment,
-                roots=self.state.roots,
-                join_token_file=token_file,
-                **settings,
-            )
+        return Settings(
+            name=name,
+            state_dir=self.state.workload(name, "test"),
+            enrolment=addresses.enrolment,
+            roots=self.state.roots,
+            join_token_file=token_file,
+            **settings,
         )
+
+    async def member(self, name: str, **settings: Any) -> hauberk.Mesh:
+        """Join as `name` in this process, as a caller that serves nothing, until the fleet's end."""
+        joined = hauberk.join(await self.invited(name, **settings))
         return await self._members.enter_async_context(joined)
 
     @property
