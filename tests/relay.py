@@ -1,4 +1,4 @@
-"""A relay between a client and a server that can fall silent: both connections stay open, and nothing passes."""
+"""A relay between client and server that can fall silent: both connections stay open, nothing passes."""
 
 import asyncio
 import contextlib
@@ -18,6 +18,11 @@ class Relay:
 
     def fall_silent(self) -> None:
         self._silent = True
+
+    def hang_up(self) -> None:
+        """Close every connection."""
+        for writer in self._writers:
+            writer.close()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Relay"]:

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from hauberk.absence import was_silence
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.direct import DirectChannel
@@ -37,7 +38,7 @@ class Holding:
 
 async def serve(town: Town, *, places: int = PER_PEER) -> tuple[str, Holding]:
     holding, server = Holding(), town.server(in_flight_per_peer=places)
-    handlers = {
+    handlers: dict[str, Any] = {
         "Echo": grpc.unary_unary_rpc_method_handler(holding.echo),
         "Hold": grpc.unary_unary_rpc_method_handler(holding.hold),
     }
@@ -51,12 +52,14 @@ def dial(town: Town, address: str) -> DirectChannel:
     return DirectChannel(address, server, Watch(town.credentials("caller")), drain_s=0)
 
 
-async def code_of(channel: grpc.aio.Channel, method: str) -> grpc.StatusCode:
+async def error_of(channel: grpc.aio.Channel, method: str) -> grpc.aio.AioRpcError | None:
+    """How the call failed; None if it did not."""
+    call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
     try:
-        await channel.unary_unary(f"/{SERVICE}/{method}")(b"", timeout=10)
+        await call(b"", timeout=10)
     except grpc.aio.AioRpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
+        return error
+    return None
 
 
 async def test_a_server_that_falls_silent_is_noticed(town: Town) -> None:
@@ -64,12 +67,29 @@ async def test_a_server_that_falls_silent_is_noticed(town: Town) -> None:
     address, holding = await serve(town)
     async with Relay(address).running() as relay:
         channel = dial(town, relay.address)
-        calling = asyncio.create_task(code_of(channel, "Hold"))
+        calling = asyncio.create_task(error_of(channel, "Hold"))
         await holding.held.wait()
         relay.fall_silent()
         began = time.monotonic()
-        assert await calling is grpc.StatusCode.UNAVAILABLE
+        error = await calling
         assert time.monotonic() - began < SERVER_LOST_S + SLACK_S
+        assert error is not None
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert was_silence(error)
+        await channel.close()
+
+
+async def test_a_server_that_hangs_up_was_not_silent(town: Town) -> None:
+    address, holding = await serve(town)
+    async with Relay(address).running() as relay:
+        channel = dial(town, relay.address)
+        calling = asyncio.create_task(error_of(channel, "Hold"))
+        await holding.held.wait()
+        relay.hang_up()
+        error = await calling
+        assert error is not None
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert not was_silence(error)
         await channel.close()
 
 
@@ -78,14 +98,14 @@ async def test_a_caller_that_falls_silent_gives_its_places_back(town: Town) -> N
     neighbour = dial(town, address)
     async with Relay(address).running() as relay:
         channel = dial(town, relay.address)
-        calling = asyncio.create_task(code_of(channel, "Hold"))
+        calling = asyncio.create_task(error_of(channel, "Hold"))
         await holding.held.wait()
         relay.fall_silent()
         began = time.monotonic()
-        while (code := await code_of(neighbour, "Echo")) is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        while (error := await error_of(neighbour, "Echo")) is not None:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert time.monotonic() - began < CALLER_LOST_S + SLACK_S
             await asyncio.sleep(0.05)
-        assert code is grpc.StatusCode.OK
         await calling
         await channel.close()
     await neighbour.close()
