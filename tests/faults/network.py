@@ -57,6 +57,8 @@ class Cable:
             yield self
         finally:
             self.mend()
+            with contextlib.suppress(subprocess.CalledProcessError):  # it was not made
+                _run("ip", "link", "del", self._ours)  # now; with its namespace it would go some time later
             _run("ip", "netns", "del", self._name)
 
     def _drop(self, device: str, port: str, ports: Collection[int]) -> None:
