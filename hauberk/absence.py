@@ -10,8 +10,8 @@ import grpc
 LONG_S = 30.0
 """After so long core may wait for 15 s and more before it asks again; after 20 s it did for 10."""
 
-_SILENCE = ("ping timeout", "keepalive", "timed out")
-"""What core says of a connection whose other end it has not heard."""
+_SILENCE = ("ping timeout", "keepalive", "timed out", "Endpoint closing")
+"""What core says of a connection whose other end it has not heard; the last, of one it gave up making."""
 
 
 class Absence:
