@@ -36,7 +36,10 @@ PATIENCE_S = 5.0
 TELL_S = 1.0
 """How long a server that drains goes on taking calls while callers are told."""
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 1.0
+"""With the channel's own longest pause this is under 3 s, and so long control lists a replica that has no
+stream: one that was frozen, and lost every stream at once, has nothing to tell callers.
+"""
 REFUSED_PAUSE_S = 30.0
 _REFUSALS = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT})
 
@@ -152,8 +155,8 @@ class RegistryAnnouncement:
                     holding.create_task(stream.hold(self._offer, self._wanted))
                     await first_of(stream.settled(), self._ended.wait())
                     if stream.answered.is_set():
+                        self._take_over(stream, lost=failed > 0)
                         failed = 0
-                        self._take_over(stream)
                         await first_of(stream.over.wait(), self._control.moved(), self._ended.wait())
                     else:
                         failed += 1
@@ -163,11 +166,11 @@ class RegistryAnnouncement:
                 if self._stream is not None:
                     self._stream.cancel()
 
-    def _take_over(self, stream: _Stream) -> None:
+    def _take_over(self, stream: _Stream, *, lost: bool) -> None:
         old, self._stream = self._stream, stream
         if old is not None:
             old.cancel()
-        if not self._established.is_set() or self._refused is not None:
+        if lost or not self._established.is_set():
             _log.info("announced at %s as %s", self._control.target, self._offer.address)
         self._refused = None
         self._established.set()

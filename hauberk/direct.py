@@ -91,7 +91,7 @@ class PickedChannel(grpc.aio.Channel):
         return call
 
 
-class _Connection:
+class Connection:
     """One dialled channel, and its calls in flight."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -195,12 +195,12 @@ class DirectChannel(PickedChannel):
     def _enter(self, call: grpc.aio.Call) -> None:
         self._connection.value.enter(call)
 
-    def _dial(self, held: Credentials) -> _Connection:
+    def _dial(self, held: Credentials) -> Connection:
         named = ("grpc.ssl_target_name_override", self.server.dns_name)
         secure = held.channel_credentials()
-        return _Connection(grpc.aio.secure_channel(self.target, secure, options=[*CHANNEL, named]))
+        return Connection(grpc.aio.secure_channel(self.target, secure, options=[*CHANNEL, named]))
 
-    async def _connected(self, connection: _Connection) -> None:
+    async def _connected(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(READY_S):
                 await connection.channel.channel_ready()

@@ -32,6 +32,8 @@ _TOO_LARGE = "message larger than a limit: send it in parts, or raise the limit 
 _AGE = "the connection reached its age, as each does: reopen the stream with hauberk.resume"
 _PARTED = "the peer refused our certificate or speaks no TLS: run `hauberk doctor {target}`"
 
+_SILENT = "whoever listens there takes connections and then says nothing: frozen, or overloaded"
+
 _BY_WORDS: tuple[tuple[str, str], ...] = (
     ("xDS channel for server", _NO_CONTROL),
     ("No matching route found", _NO_ROUTE),
@@ -44,6 +46,7 @@ _BY_WORDS: tuple[tuple[str, str], ...] = (
     ("larger than max", _TOO_LARGE),
     ("max connection age", _AGE),
     ("max_age", _AGE),
+    ("Endpoint closing", _SILENT),
 )
 """Words of core in the order they are looked for, and what they mean here."""
 

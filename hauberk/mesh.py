@@ -29,8 +29,8 @@ from hauberk.certs.errors import CertsError
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.rotation import Schedule, utc_now
 from hauberk.certs.watch import Watch
-from hauberk.channel import xds_channel
-from hauberk.direct import DirectChannel, PickedChannel
+from hauberk.channel import MeshChannel, xds_channel
+from hauberk.direct import DirectChannel
 from hauberk.errors import JoinedBeforeFork, JoinFailed, MembershipEnded, SettingsError
 from hauberk.hints import Hints
 from hauberk.interceptors.access_log import AccessLog
@@ -65,9 +65,11 @@ class Mesh:
         self._running: set[asyncio.Task[None]] = set()
         self._pid = os.getpid()
         self._servers: list[MeshServer] = []
-        self._xds: grpc.aio.Channel | None = None
-        self._direct: list[DirectChannel] = []
         self._streams = OpenStreams()
+        self._xds = MeshChannel(
+            self._dial, drain_s=self._drain_s, check=self._check_pid, streaming=self._streams.enter
+        )
+        self._direct: list[DirectChannel] = []
         self._channel: grpc.aio.Channel | None = None
 
     @property
@@ -110,12 +112,11 @@ class Mesh:
         """
         self._check_pid()
         server = SpiffeId.of(self.id.trust_domain, name)
-        schedule = self.schedule
         channel = DirectChannel(
             target,
             server,
             self.credentials,
-            drain_s=1.1 * schedule.max_connection_age + schedule.grace,
+            drain_s=self._drain_s,
             check=lambda: self._check_callable(server),
         )
         self._direct.append(channel)
@@ -160,22 +161,22 @@ class Mesh:
     def _to(self, name: str | None) -> grpc.aio.Channel:
         self._check_pid()
         hints = Hints(credentials=self.credentials)
-        picked = PickedChannel(self._mesh_channel, streaming=self._streams.enter)
-        return guarded(picked, explain=hints.explain, to=name)
+        return guarded(self._xds, explain=hints.explain, to=name)
 
-    def _mesh_channel(self) -> grpc.aio.Channel:
-        """Core's channel, made at the first call: a process that calls nobody asks for no routes."""
-        self._check_pid()
-        if self._xds is None:
-            described = bootstrap(
-                control_targets=self._tenure.membership.control_targets,
-                node_id=f"{self.id}#{self.settings.replica}",
-                spiffe_id=self.id,
-                store=self._tenure.store,
-                schedule=self.schedule,
-            )
-            self._xds = xds_channel(described, self.credentials.value)
-        return self._xds
+    def _dial(self) -> grpc.aio.Channel:
+        described = bootstrap(
+            control_targets=self._tenure.membership.control_targets,
+            node_id=f"{self.id}#{self.settings.replica}",
+            spiffe_id=self.id,
+            store=self._tenure.store,
+            schedule=self.schedule,
+        )
+        return xds_channel(described, self.credentials.value)
+
+    @property
+    def _drain_s(self) -> float:
+        """How long calls may outlive their connection's certificate."""
+        return 1.1 * self.schedule.max_connection_age + self.schedule.grace
 
     def _check_pid(self) -> None:
         if os.getpid() != self._pid:
@@ -200,6 +201,7 @@ class Mesh:
         self._start(self._follow_fitness())
         self._start(self._follow_end())
         self._start(self._follow_revocations())
+        self._start(self._follow_silence())
 
     async def _follow_fitness(self) -> None:
         async for fit in self._tenure.fit.changes():
@@ -223,14 +225,19 @@ class Mesh:
                     await channel.cut()
             known = trust
 
+    async def _follow_silence(self) -> None:
+        version = self._tenure.found_again.version
+        while True:
+            version = await self._tenure.found_again.next(version)
+            await self._xds.dial_anew()
+
     async def _leave(self) -> MembershipEnded | None:
         """Stop what runs, close what is open; why the membership had ended, if it had."""
         await asyncio.gather(*(server.stop() for server in self._servers))
         for task in tuple(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        if self._xds is not None:
-            await self._xds.close()
+        await self._xds.end()
         for channel in self._direct:
             await channel.close()
         await self._tenure.close()

@@ -7,12 +7,14 @@ lock comes free.
 import asyncio
 import logging
 import random
+import time
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import grpc
 
+from hauberk.absence import Absence
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import CertsError, StoreError, SvidExpired
 from hauberk.certs.rotation import RenewalFailed, Rotated, Schedule, keep_fresh
@@ -33,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
+HEAR_PAUSE_S = 1.0
+"""Between attempts to hear of trust: who was revoked while control was away is to be refused soon after."""
 FOLLOW_S = 1.0
 
 
@@ -48,6 +52,8 @@ class Tenure:
         self.schedule = Schedule.of(svid.lifetime.total_seconds())
         self.fit = Watch(True)
         """False while our identity is of no use to anybody."""
+        self.found_again = Watch(None)
+        """Set when the control plane is back, and core may not know."""
         self.ended: Watch[MembershipEnded | None] = Watch(None)
         """Why it will be of no use again."""
         self._settings = settings
@@ -169,14 +175,18 @@ class Tenure:
         """Hear of each change of trust; the stream is opened again whenever it ends."""
         stub: Any = enrolment_pb2_grpc.IdentityStub(self.calls)
         failed = 0
+        absence = Absence()
         while True:
             try:
                 async for message in stub.WatchTrust(enrolment_pb2.WatchTrustRequest()):
                     failed = 0
                     await self._take(trust_of(message))
                     self._hears = True
+                    if absence.over(time.monotonic()):
+                        self.found_again.set(None)
             except grpc.aio.AioRpcError as error:
                 self._notice_revocation(error)
+                absence.lost(error, time.monotonic())
                 if failed.bit_count() == 1:  # 1, 2, 4, 8: often enough to see that it lasts
                     _log.warning("lost the control plane at %s: %s", self.control.target, error.details())
             except StoreError as error:
@@ -185,7 +195,7 @@ class Tenure:
                 _log.error("trust is left as it was: %s", error)
             self._hears = False
             failed += 1
-            longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failed, 10))
+            longest = min(HEAR_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failed, 10))
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes
 
     async def _take(self, trust: Trust) -> None:

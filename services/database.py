@@ -122,7 +122,11 @@ def _open_sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:" or url.query:
         raise DatabaseError("sqlite database is no plain file; write sqlite:////path/file.db")
     _claim(Path(url.database))
-    engine = create_engine(url.set(drivername="sqlite+pysqlite"), connect_args={"timeout": LOCK_WAIT_S})
+    # A connection for each thread that asks, and those are bounded: who reads must not wait for one behind
+    # writers that wait for the lock.
+    engine = create_engine(
+        url.set(drivername="sqlite+pysqlite"), max_overflow=-1, connect_args={"timeout": LOCK_WAIT_S}
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     wal.keep_short(engine, Path(url.database))
     event.listen(engine, "begin", _begin_sqlite)

@@ -8,6 +8,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from hauberk.absence import was_silence
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import StoreError, SvidError
 from hauberk.certs.identity import SpiffeId
@@ -111,8 +112,8 @@ def told(whom: str) -> Iterator[None]:
 def failure(error: grpc.aio.AioRpcError, whom: str) -> CommandFailed:
     """One failed call to `whom` as a line, and the next step where we know one."""
     infos = error_infos(error)
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not infos:
-        return NoAnswer(f"{whom} did not answer in time", _NEXT[error.code()])
+    if (error.code() is grpc.StatusCode.DEADLINE_EXCEEDED or was_silence(error)) and not infos:
+        return NoAnswer(f"{whom} did not answer in time", _NEXT[grpc.StatusCode.DEADLINE_EXCEEDED])
     for info in infos:
         if info.reason == BOUND_ELSEWHERE:
             return _bound_elsewhere(info.metadata["contract"], info.metadata["bound_to"])

@@ -19,6 +19,7 @@ from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.services.catalog import checked
 from hauberk.services.catalog.errors import ImportTooLong
 from hauberk.services.catalog.store import CatalogStore, Product, Reservation, State
+from hauberk.services.look_up import look_up
 from hauberk.services.refusal import Draining, answering
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -56,7 +57,7 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
     ) -> catalog_pb2.Product:
         async with answering(context):
             sku = checked.sku_of(request)
-            return _product_message(await asyncio.to_thread(self._store.product, sku))
+            return _product_message(await look_up(self._store.product, sku))
 
     async def ListProducts(  # type: ignore[override]
         self, request: catalog_pb2.ListProductsRequest, context: Context
@@ -116,14 +117,14 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
 
     async def _all(self) -> AsyncIterator[Product]:
         after = ""
-        while page := await asyncio.to_thread(self._store.page, after=after, limit=PAGE):
+        while page := await look_up(self._store.page, after=after, limit=PAGE):
             for product in page:
                 yield product
             after = page[-1].sku
 
     async def _current(self, skus: frozenset[str]) -> list[Product]:
         if skus:
-            return await asyncio.to_thread(self._store.products, skus)
+            return await look_up(self._store.products, skus)
         return [product async for product in self._all()]
 
     async def _next_change(self, seen: int) -> None:

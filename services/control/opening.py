@@ -28,6 +28,7 @@ from hauberk.services.database import DatabaseError
 OPERATOR = "operators/local"
 OPERATOR_TTL = timedelta(minutes=10)
 TOKEN_WAIT_S = 10.0
+_DAMAGED = "the database file is damaged or no database at all: restore it from a backup"
 HAD_A_STORE = "store"
 """A file in the CA's folder: this mesh has had a store, so an empty one has lost its memory."""
 
@@ -58,6 +59,8 @@ def open_state(settings: ControlSettings, stack: ExitStack, now: datetime) -> Op
         _check_ports(settings)
         store = Store.open(settings.database)
         stack.callback(store.close)
+        if (wrong := store.damage()) is not None:
+            raise StartRefused(f"{_DAMAGED}: {settings.database}: {wrong}")
         _claim(settings, authority, store)
         if settings.operator_token_fd is not None:
             _admit_operator(_read_token(settings.operator_token_fd), authority, store, now)
@@ -78,7 +81,7 @@ def database_trouble(error: BaseException) -> str | None:
         case sqlite3.SQLITE_FULL:
             return "the disk is full, or our part of it: the database cannot be written; make room"
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return "the database file is damaged or no database at all: restore it from a backup"
+            return _DAMAGED
         case sqlite3.SQLITE_IOERR:
             return "the disk refuses to read or write the database: look whether it is full, or failing"
         case _:

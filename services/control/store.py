@@ -75,6 +75,18 @@ class Store:
     def close(self) -> None:
         self.engine.dispose()
 
+    def damage(self) -> str | None:
+        """What is wrong with the file of an SQLite store, read whole; None if nothing is.
+
+        SQLite itself notices a damaged page when it comes to it: perhaps in hours, at a renewal. 50,000
+        certificates are read in 0.1 s. PostgreSQL looks after its own files.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return None
+        with reading(self.engine) as connection:
+            found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one())
+        return None if found == "ok" else " ".join(found.split())
+
     def claim(self, mesh_id: str, trust_domain: str, *, new: bool) -> None:
         """Make sure this is the store of the mesh `mesh_id`; an empty one becomes it if `new`.
 

@@ -14,6 +14,7 @@ import grpc
 
 from hauberk.certs.watch import Watch
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
+from hauberk.services.look_up import look_up
 from hauberk.services.orders import checked
 from hauberk.services.orders.callees import Callees
 from hauberk.services.orders.errands import Errands
@@ -79,7 +80,7 @@ class Orders(orders_pb2_grpc.OrdersServicer):
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Context) -> orders_pb2.Order:
         async with answering(context):
             order_id = checked.order_id(request)
-            return _message(await asyncio.to_thread(self._store.order, order_id))
+            return _message(await look_up(self._store.order, order_id))
 
     async def WatchOrder(  # type: ignore[override]
         self, request: orders_pb2.WatchOrderRequest, context: Context
@@ -89,7 +90,7 @@ class Orders(orders_pb2_grpc.OrdersServicer):
             sent: int | None = None
             while not self._leaving.is_set():
                 seen = self._changes.version
-                order = await asyncio.to_thread(self._store.order, order_id)
+                order = await look_up(self._store.order, order_id)
                 if _STATUSES[order.stage] != sent:
                     await context.write(_message(order))
                     sent = _STATUSES[order.stage]
@@ -115,7 +116,7 @@ class Orders(orders_pb2_grpc.OrdersServicer):
         """The order when another call, here or in a twin replica, has settled it; or as it is at `until`."""
         while True:
             seen = self._changes.version
-            order = await asyncio.to_thread(self._store.order, order_id)
+            order = await look_up(self._store.order, order_id)
             left = until - time.monotonic()
             if order.final or left <= 0:
                 return order

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from hauberk.protos.shop.payments.v1 import payments_pb2, payments_pb2_grpc
+from hauberk.services.look_up import look_up
 from hauberk.services.payments import checked
 from hauberk.services.payments.account import declined
 from hauberk.services.payments.errors import PaymentUnknown
@@ -65,7 +66,7 @@ class Payments(payments_pb2_grpc.PaymentsServicer):
     ) -> payments_pb2.Payment:
         async with answering(context):
             payment_id = checked.payment_id(request)
-            return _message(await asyncio.to_thread(self._store.payment, payment_id))
+            return _message(await look_up(self._store.payment, payment_id))
 
     async def Reconcile(  # type: ignore[override]
         self, request_iterator: AsyncIterator[payments_pb2.ReconcileRequest], context: Context
@@ -76,7 +77,7 @@ class Payments(payments_pb2_grpc.PaymentsServicer):
 
     async def _compared(self, belief: payments_pb2.ReconcileRequest) -> payments_pb2.ReconcileResponse:
         try:
-            ours = _message(await asyncio.to_thread(self._store.payment, belief.payment_id))
+            ours = _message(await look_up(self._store.payment, belief.payment_id))
         except PaymentUnknown:
             return payments_pb2.ReconcileResponse(payment_id=belief.payment_id, agrees=False)
         agrees = belief.state == ours.state and belief.amount == ours.amount

@@ -27,6 +27,8 @@ from hauberk.services.shopper.purchase import ORDER_S, Purchase
 
 IN_FLIGHT_MOST = 64
 SAMPLES = 10
+STOCK = 1_000_000
+"""Of the goods that are ordered, before the first order; nothing sets it again."""
 
 
 @dataclass(slots=True)
@@ -89,13 +91,14 @@ class Load:
         self._payments = payments_pb2_grpc.PaymentsStub(channel)
         self._stopping = stopping
         self._rate = rate
-        self._own = f"LOAD-{secrets.token_hex(4).upper()}"
+        self.own = f"LOAD-{secrets.token_hex(4).upper()}"
+        """The goods that are ordered."""
         self._placed: deque[orders_pb2.Order] = deque(maxlen=20)
         self._summary = Summary()
 
     async def run(self, seconds: float) -> Summary:
         """Keep the load up for that long. Raises ShopAmiss if the shop does not open."""
-        await until_open(self._import)
+        await until_open(self._stock)
         self._placed.append(await until_open(self._place))
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
@@ -157,7 +160,7 @@ class Load:
             nonlocal opened
             opened += 1
             self._summary.reopened = opened - 1
-            return self._catalog.WatchProducts(catalog_pb2.WatchProductsRequest(skus=[self._own]))
+            return self._catalog.WatchProducts(catalog_pb2.WatchProductsRequest(skus=[self.own]))
 
         self._summary.calls["WatchProducts"] += 1
         try:
@@ -167,14 +170,14 @@ class Load:
             self._note_failure("WatchProducts", error)
 
     async def _place(self) -> orders_pb2.Order:
-        wanted = Purchase(key=secrets.token_hex(16), customer="steady", basket={self._own: 1})
+        wanted = Purchase(key=secrets.token_hex(16), customer="steady", basket={self.own: 1})
         return await self._orders.PlaceOrder(wanted.request(), timeout=ORDER_S)
 
     async def _place_and_remember(self) -> None:
         self._placed.append(await self._place())
 
     async def _get_product(self) -> None:
-        await self._catalog.GetProduct(catalog_pb2.GetProductRequest(sku=self._own), timeout=CALL_S)
+        await self._catalog.GetProduct(catalog_pb2.GetProductRequest(sku=self.own), timeout=CALL_S)
 
     async def _list(self) -> None:
         async for _ in self._catalog.ListProducts(catalog_pb2.ListProductsRequest(), timeout=CALL_S):
@@ -211,8 +214,15 @@ class Load:
             if not answer.agrees:
                 raise ShopAmiss(f"the books differ on order {answer.payment_id}")
 
+    async def _stock(self) -> None:
+        await self._bring(self.own)
+
     async def _import(self) -> None:
+        """Other goods than those that are ordered, whose stock the books are held against."""
+        await self._bring(f"{self.own}-NEXT")
+
+    async def _bring(self, sku: str) -> None:
         price = money_pb2.Money(currency="EUR", minor_units=100)
-        own = catalog_pb2.Product(sku=self._own, name="Steady goods", price=price, stock=1_000_000)
-        request = catalog_pb2.ImportProductsRequest(product=own)
+        goods = catalog_pb2.Product(sku=sku, name="Steady goods", price=price, stock=STOCK)
+        request = catalog_pb2.ImportProductsRequest(product=goods)
         await self._catalog.ImportProducts(iter([request]), timeout=CALL_S)

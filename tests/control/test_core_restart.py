@@ -142,6 +142,21 @@ async def test_a_damaged_store_is_called_damaged(tmp_path: Path, kept: int) -> N
     assert "damaged or no database at all: restore it" in await start_refused(tmp_path / "state")
 
 
+async def test_garbage_in_any_page_of_the_store_is_found_at_start(tmp_path: Path) -> None:
+    """Also in those that a start alone would not read: of certificates issued and tokens spent."""
+    async with core_mesh(tmp_path / "state") as mesh:
+        await mesh.join("catalog", [CATALOG])
+    file = tmp_path / "state" / "control" / "control.db"
+    content, page = file.read_bytes(), 4096
+    assert len(content) > 15 * page
+    for start in range(page, len(content), page):
+        file.write_bytes(content[:start] + b"no database!" * 300 + content[start + 3600 :])
+        assert "damaged or no database at all: restore it" in await start_refused(tmp_path / "state"), start
+    file.write_bytes(content)
+    async with core_mesh(tmp_path / "state"):
+        pass
+
+
 def test_a_full_disk_is_called_full(tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path}/full/small.db")
     with engine.begin() as connection:

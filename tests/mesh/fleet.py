@@ -112,6 +112,23 @@ class Fleet:
         async with asyncio.timeout(within):
             return await asyncio.shield(self._waiting[name])
 
+    async def invited(self, name: str, **settings: Any) -> Settings:
+        """What a process of this name needs to join, a token included; a workload's bindings stay."""
+        known = self.state.mesh().workloads.get(name, Workload(command=("test",)))
+        token = await self.local._invite(name, known)
+        token_file = self.state.folder / f"{name.replace('/', '.')}.token"
+        token_file.write_text(token)
+        token_file.chmod(0o600)
+        addresses = await self.local.answers()
+        return Settings(
+            name=name,
+            state_dir=self.state.workload(name, "test"),
+            enrolment=addresses.enrolment,
+            roots=self.state.roots,
+            join_token_file=token_file,
+            **settings,
+        )
+
     async def member(self, name: str, *, ends: bool = False, **settings: Any) -> hauberk.Mesh:
         """Join as `name` in this process, as a caller that serves nothing, until the fleet's end.
 
@@ -120,22 +137,7 @@ class Fleet:
         """
         if ends:
             self._members.enter_context(contextlib.suppress(MembershipEnded))
-        known = self.state.mesh().workloads.get(name, Workload(command=("test",)))
-        token = await self.local._invite(name, known)
-        token_file = self.state.folder / f"{name.replace('/', '.')}.token"
-        token_file.write_text(token)
-        token_file.chmod(0o600)
-        addresses = await self.local.answers()
-        joined = hauberk.join(
-            Settings(
-                name=name,
-                state_dir=self.state.workload(name, "test"),
-                enrolment=addresses.enrolment,
-                roots=self.state.roots,
-                join_token_file=token_file,
-                **settings,
-            )
-        )
+        joined = hauberk.join(await self.invited(name, **settings))
         return await self._members.enter_async_context(joined)
 
     @property
