@@ -86,7 +86,8 @@ class MeshServer(grpc.aio.Server):
         self._announce = announce
         self._stopping = stopping or asyncio.Event()
         self._drain_seconds = drain_seconds
-        self._options = server_options(schedule, options)
+        self._schedule = schedule
+        self._options = tuple(options)
         self._offered: dict[str, Handlers] = {}
         self._health = health.Health()
         self._guard = Guard(
@@ -168,7 +169,8 @@ class MeshServer(grpc.aio.Server):
             raise RuntimeError("the server has stopped and starts no more: make another")
         if self._server is not None:
             return
-        server = guarded_server(self._guard, self._options)
+        options = server_options(self._schedule, self._options, largest_message=self._guard.largest_message)
+        server = guarded_server(self._guard, options)
         self._address = self._bind(server)
         self._server = server
         await server.start()

@@ -9,6 +9,8 @@
       MetadataRefused       INVALID_ARGUMENT     headers we will not pass on
         MetadataTooLarge    RESOURCE_EXHAUSTED
       MessageUnreadable     INVALID_ARGUMENT     bytes that are no message of the method's type
+      MessageTooLarge       RESOURCE_EXHAUSTED   more bytes than the contract lets in
+      TooManyItems          RESOURCE_EXHAUSTED   more sub-messages and list elements than it lets in
       MessageMissing        UNIMPLEMENTED        a unary call that ended without a message
       UnknownMethod         UNIMPLEMENTED
       TooManyInFlight       RESOURCE_EXHAUSTED
@@ -104,6 +106,16 @@ class MetadataTooLarge(MetadataRefused):
 class MessageUnreadable(Refused):
     status = grpc.StatusCode.INVALID_ARGUMENT
     reason = "MESSAGE_UNREADABLE"
+
+
+class MessageTooLarge(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class TooManyItems(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_ITEMS"
 
 
 class MessageMissing(Refused):

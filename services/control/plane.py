@@ -35,14 +35,12 @@ STREAMS_PER_PEER = 2000
 LEAVE_S = 2.0
 
 # A dead replica is noticed by its silence: a ping a second, answered within another. (ping_timeout bounds
-# the wait for the answer, a minute by default; keepalive_timeout alone changes nothing.) Offers may have
-# 1 MiB of descriptors, which our own check should be the one to measure.
+# the wait for the answer, a minute by default; keepalive_timeout alone changes nothing.)
 MESH_OPTIONS: tuple[Option, ...] = (
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 1_000),
     ("grpc.http2.ping_timeout_ms", 1_000),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", 2 * 1024 * 1024),
     ("grpc.max_allowed_incoming_connections", 10_000),
 )
 

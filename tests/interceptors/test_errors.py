@@ -18,6 +18,8 @@ TABLE = {
     errors.MetadataRefused: Code.INVALID_ARGUMENT,
     errors.MetadataTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.MessageUnreadable: Code.INVALID_ARGUMENT,
+    errors.MessageTooLarge: Code.RESOURCE_EXHAUSTED,
+    errors.TooManyItems: Code.RESOURCE_EXHAUSTED,
     errors.MessageMissing: Code.UNIMPLEMENTED,
     errors.UnknownMethod: Code.UNIMPLEMENTED,
     errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
