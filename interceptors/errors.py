@@ -14,7 +14,9 @@
       MessageMissing        UNIMPLEMENTED        a unary call that ended without a message
       UnknownMethod         UNIMPLEMENTED
       TooManyInFlight       RESOURCE_EXHAUSTED
+      RepliesUnread         RESOURCE_EXHAUSTED   this caller has to read what it was sent first
       Draining              UNAVAILABLE          this process is leaving
+      MemoryShort           UNAVAILABLE          this process uses as much memory as it may
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
 
 Source: google.rpc.Status, google.rpc.ErrorInfo (AIP-193); grpc/doc/statuscodes.md.
@@ -133,9 +135,19 @@ class TooManyInFlight(Refused):
     reason = "TOO_MANY_IN_FLIGHT"
 
 
+class RepliesUnread(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "REPLIES_UNREAD"
+
+
 class Draining(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "DRAINING"
+
+
+class MemoryShort(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "MEMORY_SHORT"
 
 
 class ChannelClosed(Refused):

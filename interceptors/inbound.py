@@ -67,6 +67,15 @@ class Guard(grpc.GenericRpcHandler):
     def draining(self, value: bool) -> None:
         self._door.draining = value
 
+    @property
+    def memory_short(self) -> bool:
+        """Whether new calls are refused with UNAVAILABLE until there is memory for them."""
+        return self._door.memory_short
+
+    @memory_short.setter
+    def memory_short(self, value: bool) -> None:
+        self._door.memory_short = value
+
     def add(self, service: str, methods: Mapping[str, RpcMethod], policies: Mapping[str, Policy]) -> None:
         """Serve `service` (its full name), each method by its policy. Raises PolicyError naming the method.
 

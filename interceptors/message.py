@@ -1,9 +1,9 @@
 """How much one message may hold, looked at on its bytes before anything is built of them.
 
 An empty sub-message is two bytes on the wire and 45 to 128 in memory: 4 MiB of them took 176 MB once parsed,
-and 513 MB once a method had looked at each. So they are counted first, and counting ends at the bound. What is
-no item is walked over, but not for ever either: a message has each of its single fields once, and every further
-one counts. Source: https://protobuf.dev/programming-guides/encoding/
+and 513 MB once a method had looked at each. So they are counted first, and counting ends at the bound. What
+is no item is walked over, but not for ever either: a message has each of its single fields once, and every
+further one counts. Source: https://protobuf.dev/programming-guides/encoding/
 """
 
 from collections.abc import Callable, Iterable

@@ -23,7 +23,9 @@ TABLE = {
     errors.MessageMissing: Code.UNIMPLEMENTED,
     errors.UnknownMethod: Code.UNIMPLEMENTED,
     errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
+    errors.RepliesUnread: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
+    errors.MemoryShort: Code.UNAVAILABLE,
     errors.ChannelClosed: Code.UNAVAILABLE,
 }
 
