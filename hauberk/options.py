@@ -58,9 +58,9 @@ def server_options(
 ) -> list[Option]:
     """The options of a server whose certificates live by `schedule`, with `user`'s in place of ours by name.
 
-    `largest_message` is in bytes, of the method that takes the largest ones: what is far over it core refuses at
-    its length, before it is held in memory. Nothing but age ends a connection whose certificate has died, so no
-    `user` option may take the age away.
+    `largest_message` is in bytes, of the method that takes the largest ones: what is far over it core refuses
+    at its length, before it is held in memory. Nothing but age ends a connection whose certificate has died,
+    so no `user` option may take the age away.
     """
     age = (
         ("grpc.max_connection_age_ms", round(schedule.max_connection_age * 1000)),

@@ -161,7 +161,16 @@ class MeshServer(grpc.aio.Server):
     def refuse_all(self, refusing: bool = True) -> None:
         """Answer every call UNAVAILABLE and report NOT_SERVING, until `refuse_all(False)`."""
         self._guard.draining = refusing
-        self._health.withdraw(refusing)
+        self._report_health()
+
+    def refuse_for_memory(self, short: bool) -> None:
+        """Answer every new call UNAVAILABLE and report NOT_SERVING while `short`.
+
+        The mesh keeps its routes: replicas under one load are short together, and a caller that found nobody
+        at all would not know that it passes.
+        """
+        self._guard.memory_short = short
+        self._report_health()
 
     async def start(self) -> None:
         """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""
@@ -224,6 +233,9 @@ class MeshServer(grpc.aio.Server):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    def _report_health(self) -> None:
+        self._health.withdraw(self._guard.draining or self._guard.memory_short)
 
     async def _leave(self, server: grpc.aio.Server, grace: float) -> None:
         ends_at = time.monotonic() + grace

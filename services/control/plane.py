@@ -11,6 +11,7 @@ from hauberk.certs.errors import CertsError
 from hauberk.certs.rotation import RenewalFailed, Rotated, keep_fresh
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.in_flight import PER_PEER
+from hauberk.memory import Memory, default_limit
 from hauberk.options import Option
 from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc, enrolment_pb2_grpc, registry_pb2_grpc
 from hauberk.server import MeshServer
@@ -105,6 +106,7 @@ class ControlPlane:
         ports = addresses.last_ports(self._folder)
         self.mesh = self._mesh_server(ports)
         self.enrolment = self._enrolment_server(ports)
+        self._memory = Memory(default_limit())
 
     @property
     def target(self) -> str:
@@ -128,6 +130,8 @@ class ControlPlane:
                 keep_fresh(self.source.credentials, self.source.renew, clock=self._clock, on_event=_tell)
             )
             loops.create_task(self._roster_store.keep_saved(self.roster.state))
+            loops.create_task(self._memory.keep())
+            loops.create_task(self._follow_memory())
 
     async def leave(self) -> None:
         """End every stream with UNAVAILABLE, finish the calls in flight, save what is announced."""
@@ -137,6 +141,11 @@ class ControlPlane:
         await asyncio.gather(self.mesh.stop(LEAVE_S), self.enrolment.stop(LEAVE_S))
         await self._roster_store.save_last(self.roster.state.value)
         await asyncio.to_thread(addresses.withdraw, self._folder)
+
+    async def _follow_memory(self) -> None:
+        async for short in self._memory.short.changes():
+            for server in (self.mesh, self.enrolment):
+                server.refuse_for_memory(short)
 
     def _mesh_server(self, ports: Ports) -> MeshServer:
         """Identity, Registry, Admin and xDS, for callers with a certificate."""
