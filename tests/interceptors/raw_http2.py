@@ -8,10 +8,10 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
@@ -29,6 +29,8 @@ from hauberk.certs.svid import Svid
 
 Header = tuple[bytes, bytes]
 Trailers = dict[str, bytes]
+Raw = Callable[..., Awaitable[Any]]
+"""Runs a blocking function with a connection."""
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 

@@ -3,9 +3,7 @@ them.
 """
 
 import asyncio
-import gc
 import ssl
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc.aio import AioRpcError
 
-from hauberk.interceptors.call import Call
-from hauberk.interceptors.in_flight import SENDING_BYTES, UNREAD_BYTES
 from hauberk.interceptors.policy import DeadlineRule
-from tests.interceptors.raw_http2 import RawConnection, Trailers, message, tls_of
+from tests.interceptors.raw_http2 import Raw, RawConnection, Trailers, message, tls_of
 from tests.interceptors.stage import SERVICE, Shape, Stage, begin, call, echo, info, path, policy
 
 ONE_REQUEST = [Shape.UNARY_UNARY, Shape.UNARY_STREAM]
@@ -30,26 +26,6 @@ INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL = b"3", b"4", b"12"
 def shape(request: pytest.FixtureRequest) -> Shape:
     assert isinstance(request.param, Shape)
     return request.param
-
-
-Raw = Callable[..., Awaitable[Any]]
-
-
-@pytest.fixture
-def raw(stage: Stage, tmp_path: Path) -> Raw:
-    """Runs a blocking function with a raw connection to the stage's server, as gateway."""
-
-    async def run(act: Callable[[RawConnection], Any], **how: Any) -> Any:
-        svid = stage.credentials("gateway").svid
-        context = tls_of(tmp_path, svid, version=ssl.TLSVersion.TLSv1_3)
-
-        def connected() -> Any:
-            with RawConnection(stage.address, context, **how) as connection:
-                return act(connection)
-
-        return await asyncio.to_thread(connected)
-
-    return run
 
 
 async def serve(stage: Stage, shape: Shape, ran: list[Any] | None = None, **more: Any) -> None:
@@ -133,65 +109,6 @@ async def test_message_over_the_limit_is_resource_exhausted(stage: Stage, shape:
     assert not ran
     await stage.records()
     assert stage.guard.in_flight.count(ME) == 0
-
-
-async def test_peer_that_reads_nothing_is_sent_no_more_than_its_share(stage: Stage, raw: Raw) -> None:
-    """Core keeps a reply until it may be sent, long after its method has ended."""
-
-    async def large(request: bytes, context: Any) -> bytes:
-        return b"x" * 2**20
-
-    said = policy("Echo", Shape.UNARY_UNARY, "*")
-    await stage.serve({"Echo": (Shape.UNARY_UNARY, large, said)})
-
-    def unread(connection: RawConnection) -> tuple[list[Trailers], int]:
-        for _ in range(80):
-            connection.send(connection.open(path("Echo")), message(b"hello"))
-        refused = [connection.next_trailers(within=10) for _ in range(20)]
-        return refused, stage.guard.in_flight.unread(ME)
-
-    refused, held = await raw(unread, window=0)
-    assert {trailers["grpc-status"] for trailers in refused} == {b"8"}
-    assert all(b"wait to be read by one peer" in trailers["grpc-message"] for trailers in refused)
-    assert UNREAD_BYTES // 2 - 2**20 < held <= UNREAD_BYTES + SENDING_BYTES
-    async with asyncio.timeout(5):
-        while stage.guard.in_flight.unread(ME):  # noqa: ASYNC110 - the guard has no event for it
-            await asyncio.sleep(0.01)
-    assert await call(stage.channel(), Shape.UNARY_UNARY) == [b"x" * 2**20]
-
-
-@pytest.mark.parametrize("each_shape", list(Shape), ids=lambda shape: shape.name.lower())
-async def test_call_that_neither_ends_nor_sends_a_message_takes_a_place(
-    stage: Stage, each_shape: Shape, raw: Raw
-) -> None:
-    await stage.serve(
-        {"Echo": (each_shape, echo(each_shape), policy("Echo", each_shape, "*"))},
-        in_flight_per_peer=5,
-    )
-
-    def idle(connection: RawConnection) -> list[Trailers]:
-        for _ in range(8):
-            connection.open(path("Echo"))
-        return [connection.next_trailers(within=10) for _ in range(3)]
-
-    refused = await raw(idle)
-    assert {trailers["grpc-status"] for trailers in refused} == {b"8"}
-
-
-async def test_refused_call_holds_nothing_that_a_collector_would_have_to_find(stage: Stage) -> None:
-    await serve(stage, Shape.UNARY_UNARY)
-    channel = stage.channel("gateway")
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(3):
-            with pytest.raises(AioRpcError):
-                await call(channel, Shape.UNARY_UNARY, metadata=[("hauberk-unknown", "x")])
-        await stage.records(3)
-        await asyncio.sleep(0.05)
-        assert not [each for each in gc.get_objects() if isinstance(each, Call)]
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("name", list(Shape), ids=lambda shape: shape.name.lower())
