@@ -130,8 +130,7 @@ class ControlPlane:
                 keep_fresh(self.source.credentials, self.source.renew, clock=self._clock, on_event=_tell)
             )
             loops.create_task(self._roster_store.keep_saved(self.roster.state))
-            loops.create_task(self._memory.keep())
-            loops.create_task(self._follow_memory())
+            loops.create_task(self._mind_memory())
 
     async def leave(self) -> None:
         """End every stream with UNAVAILABLE, finish the calls in flight, save what is announced."""
@@ -142,10 +141,16 @@ class ControlPlane:
         await self._roster_store.save_last(self.roster.state.value)
         await asyncio.to_thread(addresses.withdraw, self._folder)
 
-    async def _follow_memory(self) -> None:
-        async for short in self._memory.short.changes():
+    async def _mind_memory(self) -> None:
+        def follow(short: bool) -> None:
             for server in (self.mesh, self.enrolment):
                 server.refuse_for_memory(short)
+
+        unsubscribe = self._memory.short.subscribe(follow)
+        try:
+            await self._memory.keep()
+        finally:
+            unsubscribe()
 
     def _mesh_server(self, ports: Ports) -> MeshServer:
         """Identity, Registry, Admin and xDS, for callers with a certificate."""
