@@ -38,6 +38,7 @@ from hauberk.interceptors.errors import ServerRevoked, rpc_error
 from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.peer import Trust
 from hauberk.joining import Clock, become_member
+from hauberk.memory import Memory, default_limit, few_heaps
 from hauberk.server import Announcement, MeshServer
 from hauberk.settings import Settings, parse_address
 from hauberk.tenure import Tenure
@@ -71,6 +72,7 @@ class Mesh:
         )
         self._direct: list[DirectChannel] = []
         self._channel: grpc.aio.Channel | None = None
+        self._memory = Memory(settings.memory_limit or default_limit())
 
     @property
     def id(self) -> SpiffeId:
@@ -143,6 +145,7 @@ class Mesh:
         )
         if not self._tenure.fit.value:
             made.refuse_all()
+        made.refuse_for_memory(self._memory.short.value)
         self._servers.append(made)
         return made
 
@@ -199,6 +202,8 @@ class Mesh:
     def _begin(self) -> None:
         self._start(self._tenure.keep())
         self._start(self._follow_fitness())
+        self._start(self._memory.keep())
+        self._start(self._follow_memory())
         self._start(self._follow_end())
         self._start(self._follow_revocations())
         self._start(self._follow_silence())
@@ -207,6 +212,11 @@ class Mesh:
         async for fit in self._tenure.fit.changes():
             for server in self._servers:
                 server.refuse_all(not fit)
+
+    async def _follow_memory(self) -> None:
+        async for short in self._memory.short.changes():
+            for server in self._servers:
+                server.refuse_for_memory(short)
 
     async def _follow_end(self) -> None:
         async for ended in self._tenure.ended.changes():
@@ -275,6 +285,7 @@ class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
             raise AttributeError(f"join has no attribute {name!r}")
 
     async def __aenter__(self) -> Mesh:
+        few_heaps()
         if self._settings is None:
             settings = Settings.load(**self._overrides)
         else:

@@ -22,7 +22,6 @@ MIB = 1024 * KIB
 _SERVER: tuple[Option, ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 100),
-    ("grpc.max_receive_message_length", MIB),
     ("grpc.max_send_message_length", 4 * MIB),
     ("grpc.max_metadata_size", 8 * KIB),
     ("grpc.absolute_max_metadata_size", 8 * KIB),
@@ -58,16 +57,25 @@ CHANNEL: tuple[Option, ...] = (
 """Options of every channel."""
 
 
-def server_options(schedule: Schedule, user: Iterable[Option] = ()) -> list[Option]:
+MEASURED = 64 * KIB
+"""How much larger than allowed a message may be and still be refused by us, in words a program can read."""
+
+
+def server_options(
+    schedule: Schedule, user: Iterable[Option] = (), *, largest_message: int = 256 * KIB
+) -> list[Option]:
     """The options of a server whose certificates live by `schedule`, with `user`'s in place of ours by name.
 
-    Nothing but age ends a connection whose certificate has died, so no `user` option may take the age away.
+    `largest_message` is in bytes, of the method that takes the largest ones: what is far over it core refuses
+    at its length, before it is held in memory. Nothing but age ends a connection whose certificate has died,
+    so no `user` option may take the age away.
     """
     age = (
         ("grpc.max_connection_age_ms", round(schedule.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", round(schedule.grace * 1000)),
     )
-    chosen = dict(merged((*_SERVER, *age), tuple(user)))
+    receive = ("grpc.max_receive_message_length", largest_message + MEASURED)
+    chosen = dict(merged((*_SERVER, receive, *age), tuple(user)))
     for name, longest in age:
         chosen[name] = min(int(chosen[name]), longest)
     return list(chosen.items())

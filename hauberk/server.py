@@ -88,7 +88,8 @@ class MeshServer(grpc.aio.Server):
         self._announce = announce
         self._stopping = stopping or asyncio.Event()
         self._drain_seconds = drain_seconds
-        self._options = server_options(schedule, options)
+        self._schedule = schedule
+        self._options = tuple(options)
         self._offered: dict[str, Handlers] = {}
         self._health = health.Health()
         self._guard = Guard(
@@ -165,7 +166,7 @@ class MeshServer(grpc.aio.Server):
         Those in flight are ended so too.
         """
         self._guard.draining = refusing
-        self._health.withdraw(refusing)
+        self._report_health()
         if refusing:
             self._guard.standing.end(Draining("this process serves no more"))
 
@@ -175,13 +176,23 @@ class MeshServer(grpc.aio.Server):
         self._guard.draining = True
         self._guard.standing.end(leaving, lambda call: call.policy.response_streaming)
 
+    def refuse_for_memory(self, short: bool) -> None:
+        """Answer every new call UNAVAILABLE and report NOT_SERVING while `short`.
+
+        The mesh keeps its routes: replicas under one load are short together, and a caller that found nobody
+        at all would not know that it passes.
+        """
+        self._guard.memory_short = short
+        self._report_health()
+
     async def start(self) -> None:
         """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""
         if self._stopped:
             raise RuntimeError("the server has stopped and starts no more: make another")
         if self._server is not None:
             return
-        server = guarded_server(self._guard, self._options)
+        options = server_options(self._schedule, self._options, largest_message=self._guard.largest_message)
+        server = guarded_server(self._guard, options)
         self._address = self._bind(server)
         self._server = server
         await server.start()
@@ -236,6 +247,9 @@ class MeshServer(grpc.aio.Server):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    def _report_health(self) -> None:
+        self._health.withdraw(self._guard.draining or self._guard.memory_short)
 
     async def _leave(self, server: grpc.aio.Server, grace: float) -> None:
         ends_at = time.monotonic() + grace

@@ -8,6 +8,7 @@ would do nothing.
 import difflib
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -49,6 +50,8 @@ class Settings:
     """One JSON line a call, on standard error."""
     drain_seconds: float = 10.0
     """The longest that a stopping server waits for its calls."""
+    memory_limit: int | None = None
+    """Bytes in use from which new calls are refused; None: 80 % of what machine or control group have."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -203,6 +206,19 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _bytes(value: Any) -> int:
+    found = _SIZE.fullmatch(str(value))
+    if isinstance(value, bool) or found is None:
+        raise ValueError('write bytes, or as "512MiB" or "2GiB"')
+    size = int(found[1]) * _UNITS[found[2]]
+    if not 2**20 <= size <= 2**50:
+        raise ValueError("write at least 1MiB")
+    return size
+
+
+_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(r"([0-9]{1,15})(|KiB|MiB|GiB)")
+
 _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "name": _name,
     "state_dir": _path,
@@ -216,6 +232,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "replica": _replica,
     "access_log": _flag,
     "drain_seconds": _seconds,
+    "memory_limit": _bytes,
 }
 _REMEDY = {
     "name": 'set it to the workload path, like "orders"',

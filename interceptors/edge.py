@@ -8,6 +8,7 @@ before anybody looks who sent it.
 
 import asyncio
 import contextvars
+import gc
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
@@ -21,7 +22,9 @@ from hauberk.interceptors.deadline import MARGIN_S, Deadline
 from hauberk.interceptors.errors import (
     DETAILS_KEY,
     Draining,
+    MemoryShort,
     MessageMissing,
+    MetadataTooLarge,
     Refused,
     is_deadline_exceeded,
     status_of,
@@ -47,7 +50,7 @@ more.
 class Door:
     """What the methods of one server share."""
 
-    __slots__ = ("access_log", "draining", "first_message_s", "in_flight", "standing")
+    __slots__ = ("access_log", "draining", "first_message_s", "in_flight", "memory_short", "standing")
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Door:
         self.access_log = access_log
         self.first_message_s = first_message_s
         self.draining = False
+        self.memory_short = False
 
     def clear(self) -> None:
         """End every call being served, UNAVAILABLE, and let none begin."""
@@ -94,6 +98,7 @@ class Edge:
         try:
             reply = await self._run(call, requests, context)
             await settle()
+            self._door.in_flight.send(call, len(reply))
             return reply
         except (GeneratorExit, KeyboardInterrupt, SystemExit):
             raise  # they end more than this call
@@ -104,14 +109,24 @@ class Edge:
                 return _already_ended(error, call)
             refusal = _refusal(error, call)
             reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
-            await settle()
-            self._door.in_flight.leave(call)  # before the caller hears, whose next call may follow at once
-            await _refuse(refusal, call, context)
+            try:
+                await settle()
+                await self._refuse(refusal, call, context)
+            finally:
+                del refusal  # or it and this frame would hold one another, and all that the call brought
             return b""
         finally:
             self._door.in_flight.leave(call)
             if self._door.access_log is not None:
                 self._door.access_log.write(Record.of(call, status=_status(context), reason=reason))
+
+    async def _refuse(self, refusal: BaseException, call: Call, context: Context) -> None:
+        self._door.in_flight.leave(call)  # before the caller hears, whose next call may follow at once
+        await _refuse(refusal, call, context)
+        if isinstance(refusal, MetadataTooLarge):
+            # grpc.aio left the headers in a circle of references a moment ago: up to 16 MiB, as only a client
+            # that ignores our settings comes so far. 60 calls of 4 MiB were 190 MB otherwise. Takes 0.5 ms.
+            gc.collect(1)
 
     async def _run(self, call: Call, requests: Any, context: Context) -> bytes:
         """Admit the call and run the method for as long as its peer holds. Everything it raises ends the
@@ -119,6 +134,8 @@ class Edge:
         """
         if self._door.draining:
             raise _leaving()
+        if self._door.memory_short:
+            raise MemoryShort("this process is short of memory")
         self._pipeline.admit(call)
         self._door.standing.enter(call)
         try:
@@ -248,17 +265,26 @@ async def _abort(context: Context, code: Any, message: str, trailers: tuple[Any,
     """Abort, and return: core remembers that it was asked to, and needs no exception to tell it."""
     try:
         await context.abort(code, message, trailers)
-    except grpc.aio.AbortError:
-        pass
+    except grpc.aio.AbortError as aborted:
+        _forget(aborted)
     except grpc.aio.InternalError as error:  # the caller left: core refuses to send what nobody would get
         _log.debug("status was not sent: %s", error)
 
 
 def _already_ended(error: BaseException, call: Call) -> bytes:
     """The method ended the call itself, as abort() does. Core remembers and needs nothing more."""
-    if not isinstance(error, grpc.aio.AbortError) and error is not call.ended:
+    if isinstance(error, grpc.aio.AbortError):
+        _forget(error)
+    elif error is not call.ended:
         _log.error("%s failed after its end, trace %s", call.method, call.trace.trace_id, exc_info=error)
     return b""
+
+
+def _forget(aborted: grpc.aio.AbortError) -> None:
+    """Let go of what led to it: core keeps it with the call, which those frames hold. They and all the caller
+    sent would stay until the collector comes by.
+    """
+    aborted.__context__ = aborted.__traceback__ = None
 
 
 def _status(context: Context) -> str:

@@ -9,10 +9,14 @@
       MetadataRefused       INVALID_ARGUMENT     headers we will not pass on
         MetadataTooLarge    RESOURCE_EXHAUSTED
       MessageUnreadable     INVALID_ARGUMENT     bytes that are no message of the method's type
+      MessageTooLarge       RESOURCE_EXHAUSTED   more bytes than the contract lets in
+      TooManyItems          RESOURCE_EXHAUSTED   more sub-messages and list elements than it lets in
       MessageMissing        UNIMPLEMENTED        a unary call that ended without a message
       UnknownMethod         UNIMPLEMENTED
       TooManyInFlight       RESOURCE_EXHAUSTED
+      RepliesUnread         RESOURCE_EXHAUSTED   this caller has to read what it was sent first
       Draining              UNAVAILABLE          this process is leaving
+      MemoryShort           UNAVAILABLE          this process uses as much memory as it may
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
       ServerRevoked         UNAVAILABLE          whom we would call is refused by the mesh
 
@@ -107,6 +111,16 @@ class MessageUnreadable(Refused):
     reason = "MESSAGE_UNREADABLE"
 
 
+class MessageTooLarge(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class TooManyItems(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_ITEMS"
+
+
 class MessageMissing(Refused):
     status = grpc.StatusCode.UNIMPLEMENTED
     reason = "MESSAGE_MISSING"
@@ -122,9 +136,19 @@ class TooManyInFlight(Refused):
     reason = "TOO_MANY_IN_FLIGHT"
 
 
+class RepliesUnread(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "REPLIES_UNREAD"
+
+
 class Draining(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "DRAINING"
+
+
+class MemoryShort(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "MEMORY_SHORT"
 
 
 class ChannelClosed(Refused):

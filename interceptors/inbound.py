@@ -43,6 +43,7 @@ class Guard(grpc.GenericRpcHandler):
         self.standing = Standing(trust, self._peer_check)
         self._door = Door(self.in_flight, self.standing, access_log, first_message_s)
         self._methods: dict[str, RpcMethod] = {}
+        self._largest_message = 0
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)
         # A status alone suits every shape of call.
         self._unknown: RpcMethod = grpc.stream_stream_rpc_method_handler(
@@ -53,6 +54,11 @@ class Guard(grpc.GenericRpcHandler):
     def methods(self) -> Mapping[str, RpcMethod]:
         """The guarded methods by path."""
         return self._methods
+
+    @property
+    def largest_message(self) -> int:
+        """Bytes of the largest message that one of the methods lets in."""
+        return self._largest_message
 
     @property
     def draining(self) -> bool:
@@ -66,6 +72,15 @@ class Guard(grpc.GenericRpcHandler):
     def clear(self) -> None:
         """End every call being served with UNAVAILABLE, and refuse new ones so."""
         self._door.clear()
+
+    @property
+    def memory_short(self) -> bool:
+        """Whether new calls are refused with UNAVAILABLE until there is memory for them."""
+        return self._door.memory_short
+
+    @memory_short.setter
+    def memory_short(self, value: bool) -> None:
+        self._door.memory_short = value
 
     def add(self, service: str, methods: Mapping[str, RpcMethod], policies: Mapping[str, Policy]) -> None:
         """Serve `service` (its full name), each method by its policy. Raises PolicyError naming the method.
@@ -82,6 +97,8 @@ class Guard(grpc.GenericRpcHandler):
                 raise PolicyError(f"method has no policy: {service}.{name}")
             compiled[path] = self._compile(path, method, policy)
         self._methods.update(compiled)
+        largest = (policies[name].message.max_bytes for name in methods)
+        self._largest_message = max([self._largest_message, *largest])
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcMethod:
         """The guarded method for core to run, in the task that asks; never None."""

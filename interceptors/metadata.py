@@ -33,9 +33,12 @@ def check_metadata(call: Call) -> None:
 
     The time left is what the most cautious header says.
     """
-    size = authorizations = 0
+    # First, and alone: to look at each character of the 16 MiB that core lets through takes 20 ms.
+    size = sum(len(key) + len(value) + _ENTRY_BYTES for key, value in call.metadata)
+    if size > MAX_BYTES:
+        raise MetadataTooLarge(f"metadata of {size} bytes, {MAX_BYTES} are accepted")
+    authorizations = 0
     for key, value in call.metadata:
-        size += len(key) + len(value) + _ENTRY_BYTES
         if not _KEY.fullmatch(key):
             raise MetadataRefused(f"metadata key is not one: {key!r:.99}")
         if not isinstance(value, bytes) and not (value.isascii() and value.isprintable()):
@@ -46,8 +49,6 @@ def check_metadata(call: Call) -> None:
             _shorten(call, value)
         elif key.startswith(_OURS) and key not in _KNOWN:
             raise MetadataRefused(f"metadata key is reserved and unknown: {key!r:.99}", metadata={"key": key})
-    if size > MAX_BYTES:
-        raise MetadataTooLarge(f"metadata of {size} bytes, {MAX_BYTES} are accepted")
     if authorizations > 1:
         raise MetadataRefused(f"{authorizations} authorization headers, one is accepted")
 

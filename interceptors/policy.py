@@ -29,6 +29,10 @@ from hauberk.protos.hauberk.policy.v1 import policy_pb2
 LONGEST_S = 315_576_000_000
 """The end of google.protobuf.Duration: ten thousand years, which our clocks can still add to."""
 
+MOST_BYTES = 2**30
+"""Of a message: protobuf reads at most twice as much."""
+MOST_ITEMS = 10_000_000
+
 _EVERYTHING = "*"
 _ANY_TRUST_DOMAIN = "any"  # stands in for the mesh's while a bare path's grammar is checked
 
@@ -48,6 +52,19 @@ class DeadlineRule:
     required: bool = False
     default_s: float | None = None
     max_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageBounds:
+    """How large one message of the caller may be: see interceptors/message.py."""
+
+    max_bytes: int = 256 * 1024
+    max_items: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name, most in (("max_bytes", MOST_BYTES), ("max_items", MOST_ITEMS)):
+            if not 0 < getattr(self, name) <= most:
+                raise PolicyError(f"message.{name} is not 1 to {most}: {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +113,7 @@ class Policy:
     """Empty: nobody may call."""
     anonymous: bool = False
     deadline: DeadlineRule | None = None
+    message: MessageBounds = MessageBounds()
     idempotency: Idempotency = Idempotency.UNKNOWN
     origin: str = "method"
     """Where it was said: "method", "service" (the service's defaults) or "built in"."""
@@ -163,6 +181,7 @@ def _policy(service: str, declared: ServiceDescriptorProto, method: MethodDescri
             callers=callers(*demands.callers),
             anonymous=demands.anonymous,
             deadline=_deadline(demands.deadline) if demands.HasField("deadline") else None,
+            message=_message(demands.message),
             idempotency=_idempotency(method.options),
             origin=origin,
         )
@@ -209,6 +228,10 @@ def _deadline(declared: policy_pb2.Deadline) -> DeadlineRule:
             f"deadline.default {rule.default_s:g} s is longer than deadline.max {rule.max_s:g} s"
         )
     return rule
+
+
+def _message(declared: policy_pb2.MessageBounds) -> MessageBounds:
+    return MessageBounds(**{field.name: value for field, value in declared.ListFields()})
 
 
 def _seconds(duration: Duration, field: str) -> float:

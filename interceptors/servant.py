@@ -13,8 +13,10 @@ from typing import Any, Self, TypeAlias
 
 import grpc
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor
 
 from hauberk.interceptors.errors import MessageUnreadable, PolicyError, UnknownMethod
+from hauberk.interceptors.message import message_check
 from hauberk.interceptors.policy import Policy
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -49,7 +51,7 @@ class Servant:
         write = method.response_serializer or bytes
         return cls(
             _answer(path, behaviour, policy, write),
-            _reader(method.request_deserializer, path),
+            _reader(method.request_deserializer, path, policy),
             write,
         )
 
@@ -154,14 +156,21 @@ def _left_out(path: str) -> Answer:
     return answer
 
 
-def _reader(deserialize: Reader | None, path: str) -> Reader:
-    if deserialize is None:
-        return bytes
+def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
+    read = deserialize or bytes
+    check_message = message_check(policy.message, path, _read_type(deserialize))
 
     def read_message(raw: bytes) -> Any:
+        check_message(raw)
         try:
-            return deserialize(raw)
+            return read(raw)
         except Exception as error:
             raise MessageUnreadable(f"message is not one of {path}") from error
 
     return read_message
+
+
+def _read_type(deserialize: Reader | None) -> Descriptor | None:
+    """The type that generated code parses; None where messages are read another way."""
+    described = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
+    return described if isinstance(described, Descriptor) else None

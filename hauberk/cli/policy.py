@@ -12,7 +12,7 @@ from hauberk.cli.state import State
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
 
-_HEADS = ("METHOD", "CALLERS", "DEADLINE", "IDEMPOTENCY", "FROM", "VERSION", "REPLICAS")
+_HEADS = ("METHOD", "CALLERS", "DEADLINE", "MESSAGE", "IDEMPOTENCY", "FROM", "VERSION", "REPLICAS")
 
 
 @click.group("policy", epilog="Example:  hauberk policy show shop.orders.v1.Orders")
@@ -40,6 +40,7 @@ def show(which: str, state: State, as_json: bool) -> None:
             if method.policy.anonymous
             else ", ".join(method.policy.callers) or "nobody",
             _deadline(method.policy),
+            _message(method.policy.message),
             method.idempotency,
             method.origin,
             method.version[:8],
@@ -66,6 +67,14 @@ def _deadline(policy: policy_pb2.Policy) -> str:
     return ", ".join(parts)
 
 
+def _message(bounds: policy_pb2.MessageBounds) -> str:
+    size, unit = bounds.max_bytes, "B"
+    for larger in ("KiB", "MiB"):
+        if size % 1024 == 0:
+            size, unit = size // 1024, larger
+    return f"{size} {unit}, {bounds.max_items} items"
+
+
 def _seconds(duration: Any) -> str:
     return f"{duration.ToTimedelta().total_seconds():g} s"
 
@@ -80,6 +89,10 @@ def _json(method: admin_pb2.MethodPolicy) -> dict[str, Any]:
             "required": deadline.required,
             "default_s": _json_seconds(deadline, "default"),
             "max_s": _json_seconds(deadline, "max"),
+        },
+        "message": {
+            "max_bytes": method.policy.message.max_bytes,
+            "max_items": method.policy.message.max_items,
         },
         "idempotency": method.idempotency,
         "origin": method.origin,

@@ -66,6 +66,8 @@ def read_contracts(descriptors: bytes, services: Iterable[str]) -> tuple[Announc
 def to_proto(policy: Policy) -> policy_pb2.Policy:
     """The policy as a contract would spell it."""
     message = policy_pb2.Policy(callers=map(str, policy.callers), anonymous=policy.anonymous)
+    message.message.max_bytes = policy.message.max_bytes
+    message.message.max_items = policy.message.max_items
     if rule := policy.deadline:
         message.deadline.required = rule.required
         if rule.max_s is not None:

@@ -12,6 +12,7 @@ import sys
 
 from hauberk.certs.errors import SvidExpired
 from hauberk.errors import ListenFailed
+from hauberk.memory import few_heaps
 from hauberk.services.control.opening import StartRefused
 from hauberk.services.control.plane import control_plane
 from hauberk.services.control.settings import ConfigError, ControlSettings
@@ -20,6 +21,7 @@ from hauberk.services.control.settings import ConfigError, ControlSettings
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.umask(0o077)
+    few_heaps()
     # The CA's key is in our memory: no core file, and at a limit of exactly 1 none through a pipe either.
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     try:

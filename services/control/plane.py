@@ -11,6 +11,7 @@ from hauberk.certs.errors import CertsError
 from hauberk.certs.rotation import RenewalFailed, Rotated, keep_fresh
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.in_flight import PER_PEER
+from hauberk.memory import Memory, default_limit
 from hauberk.options import Option
 from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc, enrolment_pb2_grpc, registry_pb2_grpc
 from hauberk.server import MeshServer
@@ -35,14 +36,12 @@ STREAMS_PER_PEER = 2000
 LEAVE_S = 2.0
 
 # A dead replica is noticed by its silence: a ping a second, answered within another. (ping_timeout bounds
-# the wait for the answer, a minute by default; keepalive_timeout alone changes nothing.) Offers may have
-# 1 MiB of descriptors, which our own check should be the one to measure.
+# the wait for the answer, a minute by default; keepalive_timeout alone changes nothing.)
 MESH_OPTIONS: tuple[Option, ...] = (
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 1_000),
     ("grpc.http2.ping_timeout_ms", 1_000),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", 2 * 1024 * 1024),
     ("grpc.max_allowed_incoming_connections", 10_000),
 )
 
@@ -106,6 +105,7 @@ class ControlPlane:
         ports = addresses.last_ports(self._folder)
         self.mesh = self._mesh_server(ports)
         self.enrolment = self._enrolment_server(ports)
+        self._memory = Memory(default_limit())
 
     @property
     def target(self) -> str:
@@ -129,6 +129,7 @@ class ControlPlane:
                 keep_fresh(self.source.credentials, self.source.renew, clock=self._clock, on_event=_tell)
             )
             loops.create_task(self._roster_store.keep_saved(self.roster.state))
+            loops.create_task(self._mind_memory())
 
     async def leave(self) -> None:
         """End every stream with UNAVAILABLE, finish the calls in flight, save what is announced."""
@@ -137,6 +138,17 @@ class ControlPlane:
         await asyncio.gather(self.mesh.stop(LEAVE_S), self.enrolment.stop(LEAVE_S))
         await self._roster_store.save_last(self.roster.state.value)
         await asyncio.to_thread(addresses.withdraw, self._folder)
+
+    async def _mind_memory(self) -> None:
+        def follow(short: bool) -> None:
+            for server in (self.mesh, self.enrolment):
+                server.refuse_for_memory(short)
+
+        unsubscribe = self._memory.short.subscribe(follow)
+        try:
+            await self._memory.keep()
+        finally:
+            unsubscribe()
 
     def _mesh_server(self, ports: Ports) -> MeshServer:
         """Identity, Registry, Admin and xDS, for callers with a certificate."""

@@ -73,6 +73,7 @@ def test_policy_show_prints_what_is_enforced(shop_folder: Path) -> None:
     (method,) = told(shop_folder, "policy", "show", "shop.orders.v1.Orders/PlaceOrder")
     assert method["callers"] == ["gateway", "batch/*"]
     assert method["deadline"] == {"required": True, "default_s": None, "max_s": 5.0}
+    assert method["message"] == {"max_bytes": 262_144, "max_items": 10_000}
     assert (method["idempotency"], method["origin"]) == ("idempotent", "method option")
     assert method["replicas"] == ["spiffe://shop.test/orders#1"]
 
@@ -87,6 +88,7 @@ def test_policy_show_for_people_spells_deadlines_out(shop_folder: Path) -> None:
     text = hauberk(shop_folder, "policy", "show", "shop.catalog.v1.Catalog").stdout
     assert "required, max 5 s" in text
     assert "default 5 s, max 10 s" in text
+    assert "256 KiB, 10000 items" in text
 
 
 def test_policy_show_of_what_nobody_announced_says_so(shop_folder: Path) -> None:

@@ -1,8 +1,10 @@
 """What a server of the mesh takes, serves and how it ends."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from hauberk.certs.credentials import pinned_channel_credentials
 from hauberk.errors import ListenFailed
 from hauberk.interceptors.errors import PolicyError
-from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.policy import MessageBounds, Policy
 from hauberk.protos.shop.payments.v1 import payments_pb2_grpc
 from tests.face.town import SERVICE, Town, echo, policy, refused
 
@@ -58,6 +60,31 @@ async def test_the_address_has_the_real_port(town: Town) -> None:
     host, port = server.address.split(":")
     assert host == "127.0.0.1"
     assert int(port) > 0
+
+
+async def test_the_largest_message_that_a_method_lets_in_bounds_the_server(town: Town) -> None:
+    """A little more is refused by us, by name; far more by core, before it is held in memory."""
+    server = town.server()
+    small, large = (replace(policy("Echo"), message=MessageBounds(max_bytes=kib * 1024)) for kib in (1, 2048))
+    server.add("lab.v1.Small", town.lab.handlers(), {"Echo": small})
+    server.add("lab.v1.Large", town.lab.handlers(), {"Echo": large})
+    await server.start()
+    channel = town.channel(server.address)
+    assert await _sent(channel, "Large", 2048 * 1024) == "taken"
+    ours, cores = "RESOURCE_EXHAUSTED message of .*MESSAGE_TOO_LARGE", "RESOURCE_EXHAUSTED .*larger than max"
+    assert re.match(ours, await _sent(channel, "Small", 2048 * 1024))
+    assert re.match(ours, await _sent(channel, "Large", 2049 * 1024))
+    assert re.match(cores, await _sent(channel, "Large", 2200 * 1024))
+
+
+async def _sent(channel: grpc.aio.Channel, service: str, size: int) -> str:
+    """How a message of that many bytes was answered."""
+    call: Any = channel.unary_unary(f"/lab.v1.{service}/Echo")
+    try:
+        await call(b"x" * size, timeout=10)
+    except grpc.aio.AioRpcError as error:
+        return f"{error.code().name} {error.details()} {error.trailing_metadata()}"
+    return "taken"
 
 
 async def test_a_port_that_is_taken(town: Town) -> None:

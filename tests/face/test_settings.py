@@ -90,6 +90,9 @@ def test_what_is_missing_is_named_with_its_remedy(missing: str) -> None:
         ("HAUBERK_DRAIN_SECONDS", "soon", "write seconds"),
         ("HAUBERK_DRAIN_SECONDS", "-1", "write seconds"),
         ("HAUBERK_DRAIN_SECONDS", "nan", "write seconds"),
+        ("HAUBERK_MEMORY_LIMIT", "half", "write bytes"),
+        ("HAUBERK_MEMORY_LIMIT", "-1", "write bytes"),
+        ("HAUBERK_MEMORY_LIMIT", "4096", "write at least 1MiB"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_remedy(variable: str, text: str, remedy: str) -> None:

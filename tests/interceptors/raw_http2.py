@@ -7,10 +7,11 @@ It blocks: use it through asyncio.to_thread.
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
@@ -28,6 +29,8 @@ from hauberk.certs.svid import Svid
 
 Header = tuple[bytes, bytes]
 Trailers = dict[str, bytes]
+Raw = Callable[..., Awaitable[Any]]
+"""Runs a blocking function with a connection."""
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -126,6 +129,10 @@ class RawConnection:
         self._tls.sendall(frame.serialize())
         return stream
 
+    def write(self, frames: bytes) -> None:
+        """Send these bytes as they are."""
+        self._tls.sendall(frames)
+
     def send(self, stream: int, payload: bytes, *, ends: bool = True) -> None:
         frame = DataFrame(stream)
         frame.data = payload
@@ -151,6 +158,29 @@ class RawConnection:
                 raise Ended(f"stream reset: {frame.error_code}")
             elif isinstance(frame, GoAwayFrame):
                 raise Ended(f"goaway: {frame.error_code}")
+
+    def next_trailers(self, *, within: float) -> Trailers:
+        """What the next call to end, whichever it is, ended with. Raises TimeoutError, or Ended."""
+        ends = time.monotonic() + within
+        while True:
+            frame = self.frame(within=max(0.001, ends - time.monotonic()))
+            if isinstance(frame, HeadersFrame):
+                headers = self._decoder.decode(frame.data, raw=True)
+                if "END_STREAM" in frame.flags:
+                    return {bytes(key).decode(): bytes(value) for key, value in headers}
+
+    def frame(self, *, within: float = 10.0) -> Frame:
+        """The next frame; SETTINGS and PING are answered. Raises TimeoutError, or Ended."""
+        self._tls.settimeout(within)
+        frame = self._frame()
+        if isinstance(frame, GoAwayFrame):
+            raise Ended(f"goaway: {frame.error_code} {frame.additional_data.decode(errors='replace')}")
+        return frame
+
+    def discard(self) -> None:
+        """Read what has come and answer none of it. Raises Ended."""
+        if not self._tls.recv(65536):
+            raise Ended("connection closed")
 
     def call(self, path: str, *, more: Iterable[Header] = (), payload: bytes = b"hello") -> Trailers:
         """One whole call with one message."""

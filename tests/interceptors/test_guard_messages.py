@@ -4,7 +4,6 @@ them.
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc.aio import AioRpcError
 
 from hauberk.interceptors.policy import DeadlineRule
-from tests.interceptors.raw_http2 import RawConnection, Trailers, message, tls_of
+from tests.interceptors.raw_http2 import Raw, RawConnection, Trailers, message, tls_of
 from tests.interceptors.stage import SERVICE, Shape, Stage, begin, call, echo, info, path, policy
 
 ONE_REQUEST = [Shape.UNARY_UNARY, Shape.UNARY_STREAM]
@@ -27,26 +26,6 @@ INVALID_ARGUMENT, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL = b"3", b"4", b"12"
 def shape(request: pytest.FixtureRequest) -> Shape:
     assert isinstance(request.param, Shape)
     return request.param
-
-
-Raw = Callable[[Callable[[RawConnection], Any]], Awaitable[Any]]
-
-
-@pytest.fixture
-def raw(stage: Stage, tmp_path: Path) -> Raw:
-    """Runs a blocking function with a raw connection to the stage's server, as gateway."""
-
-    async def run(act: Callable[[RawConnection], Any], **how: Any) -> Any:
-        svid = stage.credentials("gateway").svid
-        context = tls_of(tmp_path, svid, version=ssl.TLSVersion.TLSv1_3)
-
-        def connected() -> Any:
-            with RawConnection(stage.address, context, **how) as connection:
-                return act(connection)
-
-        return await asyncio.to_thread(connected)
-
-    return run
 
 
 async def serve(stage: Stage, shape: Shape, ran: list[Any] | None = None, **more: Any) -> None:

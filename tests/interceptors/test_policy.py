@@ -17,6 +17,7 @@ from hauberk.interceptors.policy import (
     CallerPattern,
     DeadlineRule,
     Idempotency,
+    MessageBounds,
     Policy,
     callers,
     policies_of,
@@ -178,8 +179,9 @@ def varint_field(number: int) -> bytes:
         (b"\x0a\x01*" + b"\x22\x00", 4),  # a sub-message: `token {}`
         (b"\x0a\x01*" + b"\x1a\x02" + varint_field(4), 4),  # inside deadline
         (b"\x0a\x01*" + b"\x1a\x04\x12\x02" + varint_field(7), 7),  # inside deadline.max
+        (b"\x0a\x01*" + b"\x42\x02" + varint_field(3), 3),  # inside message
     ],
-    ids=["next", "far", "message", "in deadline", "in duration"],
+    ids=["next", "far", "message", "in deadline", "in duration", "in message bounds"],
 )
 def test_demand_this_build_does_not_know_is_named(demands: bytes, number: int, origin: str) -> None:
     file = contract(demands) if origin == "method" else contract(None, demands)
@@ -210,6 +212,28 @@ def test_unknown_demand_is_found_in_a_descriptor_too() -> None:
 def test_deadline_that_cannot_be_meant_is_refused(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         read(contract(lasting(**rule)))
+
+
+def test_message_bounds_are_read_and_each_has_a_default() -> None:
+    assert read(contract(saying())).message == MessageBounds(max_bytes=262_144, max_items=10_000)
+    said = policy_pb2.MessageBounds(max_bytes=65_536, max_items=7)
+    assert read(contract(saying(message=said))).message == MessageBounds(max_bytes=65_536, max_items=7)
+    one = policy_pb2.MessageBounds(max_items=7)
+    assert read(contract(saying(message=one))).message == MessageBounds(max_items=7)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"max_bytes": 0}, "max_bytes is not 1 to 1073741824: 0"),
+        ({"max_bytes": 2**30 + 1}, "max_bytes is not 1 to"),
+        ({"max_items": 0}, "max_items is not 1 to 10000000: 0"),
+        ({"max_items": 2**32 - 1}, "max_items is not 1 to"),
+    ],
+)
+def test_message_bounds_that_cannot_be_meant_are_refused(bounds: dict[str, int], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        read(contract(saying(message=policy_pb2.MessageBounds(**bounds))))
 
 
 def test_nanoseconds_out_of_range_are_refused() -> None:

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from hauberk.protos.hauberk.policy.v1 import policy_pb2 as hauberk_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hauberk/control/v1/enrolment.proto\x12\x12hauberk.control.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ehauberk/policy/v1/policy.proto\"?\n\x0c\x45nrolRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\"\x9c\x01\n\rEnrolResponse\x12\x34\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1f.hauberk.control.v1.Certificate\x12(\n\x05trust\x18\x02 \x01(\x0b\x32\x19.hauberk.control.v1.Trust\x12\x17\n\x0f\x63ontrol_targets\x18\x03 \x03(\t\x12\x12\n\ncontrol_id\x18\x04 \x01(\t\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"o\n\rRenewResponse\x12\x34\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1f.hauberk.control.v1.Certificate\x12(\n\x05trust\x18\x02 \x01(\x0b\x32\x19.hauberk.control.v1.Trust\"\x90\x01\n\x0b\x43\x65rtificate\x12\x11\n\tchain_pem\x18\x01 \x01(\x0c\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11WatchTrustRequest\"\x8a\x01\n\x05Trust\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x11\n\troots_pem\x18\x02 \x01(\x0c\x12\x19\n\x11intermediates_pem\x18\x03 \x01(\x0c\x12\x0f\n\x07revoked\x18\x04 \x03(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x1b\n\x13withdrawn_contracts\x18\x06 \x03(\t2k\n\tEnrolment\x12^\n\x05\x45nrol\x12 .hauberk.control.v1.EnrolRequest\x1a!.hauberk.control.v1.EnrolResponse\"\x10\xc2\xe1\x18\x0c\x10\x01\x1a\x08\x12\x02\x08\x1e\x1a\x02\x08\x1e\x32\xc6\x01\n\x08Identity\x12L\n\x05Renew\x12 .hauberk.control.v1.RenewRequest\x1a!.hauberk.control.v1.RenewResponse\x12Y\n\nWatchTrust\x12%.hauberk.control.v1.WatchTrustRequest\x1a\x19.hauberk.control.v1.Trust\"\x07\xc2\xe1\x18\x03\n\x01*0\x01\x1a\x11\xc2\xe1\x18\r\n\x01*\x1a\x08\x12\x02\x08\x1e\x1a\x02\x08\x1e\x42K\n\x16\x64\x65v.hauberk.control.v1P\x01Z/hauberk.dev/protos/hauberk/control/v1;controlv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hauberk/control/v1/enrolment.proto\x12\x12hauberk.control.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ehauberk/policy/v1/policy.proto\"?\n\x0c\x45nrolRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\"\x9c\x01\n\rEnrolResponse\x12\x34\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1f.hauberk.control.v1.Certificate\x12(\n\x05trust\x18\x02 \x01(\x0b\x32\x19.hauberk.control.v1.Trust\x12\x17\n\x0f\x63ontrol_targets\x18\x03 \x03(\t\x12\x12\n\ncontrol_id\x18\x04 \x01(\t\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"o\n\rRenewResponse\x12\x34\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1f.hauberk.control.v1.Certificate\x12(\n\x05trust\x18\x02 \x01(\x0b\x32\x19.hauberk.control.v1.Trust\"\x90\x01\n\x0b\x43\x65rtificate\x12\x11\n\tchain_pem\x18\x01 \x01(\x0c\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11WatchTrustRequest\"\x8a\x01\n\x05Trust\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x11\n\troots_pem\x18\x02 \x01(\x0c\x12\x19\n\x11intermediates_pem\x18\x03 \x01(\x0c\x12\x0f\n\x07revoked\x18\x04 \x03(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x1b\n\x13withdrawn_contracts\x18\x06 \x03(\t2s\n\tEnrolment\x12\x66\n\x05\x45nrol\x12 .hauberk.control.v1.EnrolRequest\x1a!.hauberk.control.v1.EnrolResponse\"\x18\xc2\xe1\x18\x14\x10\x01\x1a\x08\x12\x02\x08\x1e\x1a\x02\x08\x1e\x42\x06\x08\x80\x80\x04\x10\x64\x32\xc6\x01\n\x08Identity\x12L\n\x05Renew\x12 .hauberk.control.v1.RenewRequest\x1a!.hauberk.control.v1.RenewResponse\x12Y\n\nWatchTrust\x12%.hauberk.control.v1.WatchTrustRequest\x1a\x19.hauberk.control.v1.Trust\"\x07\xc2\xe1\x18\x03\n\x01*0\x01\x1a\x11\xc2\xe1\x18\r\n\x01*\x1a\x08\x12\x02\x08\x1e\x1a\x02\x08\x1e\x42K\n\x16\x64\x65v.hauberk.control.v1P\x01Z/hauberk.dev/protos/hauberk/control/v1;controlv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\026dev.hauberk.control.v1P\001Z/hauberk.dev/protos/hauberk/control/v1;controlv1'
   _globals['_ENROLMENT'].methods_by_name['Enrol']._loaded_options = None
-  _globals['_ENROLMENT'].methods_by_name['Enrol']._serialized_options = b'\302\341\030\014\020\001\032\010\022\002\010\036\032\002\010\036'
+  _globals['_ENROLMENT'].methods_by_name['Enrol']._serialized_options = b'\302\341\030\024\020\001\032\010\022\002\010\036\032\002\010\036B\006\010\200\200\004\020d'
   _globals['_IDENTITY']._loaded_options = None
   _globals['_IDENTITY']._serialized_options = b'\302\341\030\r\n\001*\032\010\022\002\010\036\032\002\010\036'
   _globals['_IDENTITY'].methods_by_name['WatchTrust']._loaded_options = None
@@ -56,7 +56,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRUST']._serialized_start=706
   _globals['_TRUST']._serialized_end=844
   _globals['_ENROLMENT']._serialized_start=846
-  _globals['_ENROLMENT']._serialized_end=953
-  _globals['_IDENTITY']._serialized_start=956
-  _globals['_IDENTITY']._serialized_end=1154
+  _globals['_ENROLMENT']._serialized_end=961
+  _globals['_IDENTITY']._serialized_start=964
+  _globals['_IDENTITY']._serialized_end=1162
 # @@protoc_insertion_point(module_scope)

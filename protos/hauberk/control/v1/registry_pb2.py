@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hauberk.protos.hauberk.policy.v1 import policy_pb2 as hauberk_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!hauberk/control/v1/registry.proto\x12\x12hauberk.control.v1\x1a\x1ehauberk/policy/v1/policy.proto\"n\n\x0f\x41nnounceRequest\x12(\n\x05offer\x18\x01 \x01(\x0b\x32\x19.hauberk.control.v1.Offer\x12\x31\n\x06status\x18\x02 \x01(\x0e\x32!.hauberk.control.v1.ServingStatus\"`\n\x05Offer\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\tcontracts\x18\x03 \x03(\t\x12\x13\n\x0b\x64\x65scriptors\x18\x04 \x01(\x0c\x12\r\n\x05\x61gent\x18\x05 \x01(\t\"E\n\x10\x41nnounceResponse\x12\x31\n\x06status\x18\x01 \x01(\x0e\x32!.hauberk.control.v1.ServingStatus*\x88\x01\n\rServingStatus\x12\x1e\n\x1aSERVING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATUS_SERVING\x10\x01\x12\x1e\n\x1aSERVING_STATUS_NOT_SERVING\x10\x02\x12\x1b\n\x17SERVING_STATUS_DRAINING\x10\x03\x32n\n\x08Registry\x12\x62\n\x08\x41nnounce\x12#.hauberk.control.v1.AnnounceRequest\x1a$.hauberk.control.v1.AnnounceResponse\"\x07\xc2\xe1\x18\x03\n\x01*(\x01\x30\x01\x42K\n\x16\x64\x65v.hauberk.control.v1P\x01Z/hauberk.dev/protos/hauberk/control/v1;controlv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!hauberk/control/v1/registry.proto\x12\x12hauberk.control.v1\x1a\x1ehauberk/policy/v1/policy.proto\"n\n\x0f\x41nnounceRequest\x12(\n\x05offer\x18\x01 \x01(\x0b\x32\x19.hauberk.control.v1.Offer\x12\x31\n\x06status\x18\x02 \x01(\x0e\x32!.hauberk.control.v1.ServingStatus\"`\n\x05Offer\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\tcontracts\x18\x03 \x03(\t\x12\x13\n\x0b\x64\x65scriptors\x18\x04 \x01(\x0c\x12\r\n\x05\x61gent\x18\x05 \x01(\t\"E\n\x10\x41nnounceResponse\x12\x31\n\x06status\x18\x01 \x01(\x0e\x32!.hauberk.control.v1.ServingStatus*\x88\x01\n\rServingStatus\x12\x1e\n\x1aSERVING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATUS_SERVING\x10\x01\x12\x1e\n\x1aSERVING_STATUS_NOT_SERVING\x10\x02\x12\x1b\n\x17SERVING_STATUS_DRAINING\x10\x03\x32u\n\x08Registry\x12i\n\x08\x41nnounce\x12#.hauberk.control.v1.AnnounceRequest\x1a$.hauberk.control.v1.AnnounceResponse\"\x0e\xc2\xe1\x18\n\n\x01*B\x05\x08\x80\x80\x80\x01(\x01\x30\x01\x42K\n\x16\x64\x65v.hauberk.control.v1P\x01Z/hauberk.dev/protos/hauberk/control/v1;controlv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\026dev.hauberk.control.v1P\001Z/hauberk.dev/protos/hauberk/control/v1;controlv1'
   _globals['_REGISTRY'].methods_by_name['Announce']._loaded_options = None
-  _globals['_REGISTRY'].methods_by_name['Announce']._serialized_options = b'\302\341\030\003\n\001*'
+  _globals['_REGISTRY'].methods_by_name['Announce']._serialized_options = b'\302\341\030\n\n\001*B\005\010\200\200\200\001'
   _globals['_SERVINGSTATUS']._serialized_start=371
   _globals['_SERVINGSTATUS']._serialized_end=507
   _globals['_ANNOUNCEREQUEST']._serialized_start=89
@@ -44,5 +44,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANNOUNCERESPONSE']._serialized_start=299
   _globals['_ANNOUNCERESPONSE']._serialized_end=368
   _globals['_REGISTRY']._serialized_start=509
-  _globals['_REGISTRY']._serialized_end=619
+  _globals['_REGISTRY']._serialized_end=626
 # @@protoc_insertion_point(module_scope)

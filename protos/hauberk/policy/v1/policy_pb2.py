@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehauberk/policy/v1/policy.proto\x12\x11hauberk.policy.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"[\n\x06Policy\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\x12\x11\n\tanonymous\x18\x02 \x01(\x08\x12-\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1b.hauberk.policy.v1.Deadline\"p\n\x08\x44\x65\x61\x64line\x12\x10\n\x08required\x18\x01 \x01(\x08\x12&\n\x03max\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x64\x65\x66\x61ult\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration:N\n\x08\x64\x65\x66\x61ults\x12\x1f.google.protobuf.ServiceOptions\x18\x98\x8c\x03 \x01(\x0b\x32\x19.hauberk.policy.v1.Policy:K\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\x98\x8c\x03 \x01(\x0b\x32\x19.hauberk.policy.v1.PolicyBH\n\x15\x64\x65v.hauberk.policy.v1P\x01Z-hauberk.dev/protos/hauberk/policy/v1;policyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehauberk/policy/v1/policy.proto\x12\x11hauberk.policy.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8e\x01\n\x06Policy\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\x12\x11\n\tanonymous\x18\x02 \x01(\x08\x12-\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1b.hauberk.policy.v1.Deadline\x12\x31\n\x07message\x18\x08 \x01(\x0b\x32 .hauberk.policy.v1.MessageBounds\"p\n\x08\x44\x65\x61\x64line\x12\x10\n\x08required\x18\x01 \x01(\x08\x12&\n\x03max\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x64\x65\x66\x61ult\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"[\n\rMessageBounds\x12\x16\n\tmax_bytes\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmax_items\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x0c\n\n_max_bytesB\x0c\n\n_max_items:N\n\x08\x64\x65\x66\x61ults\x12\x1f.google.protobuf.ServiceOptions\x18\x98\x8c\x03 \x01(\x0b\x32\x19.hauberk.policy.v1.Policy:K\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\x98\x8c\x03 \x01(\x0b\x32\x19.hauberk.policy.v1.PolicyBH\n\x15\x64\x65v.hauberk.policy.v1P\x01Z-hauberk.dev/protos/hauberk/policy/v1;policyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hauberk.policy.v1.policy_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025dev.hauberk.policy.v1P\001Z-hauberk.dev/protos/hauberk/policy/v1;policyv1'
-  _globals['_POLICY']._serialized_start=119
-  _globals['_POLICY']._serialized_end=210
-  _globals['_DEADLINE']._serialized_start=212
-  _globals['_DEADLINE']._serialized_end=324
+  _globals['_POLICY']._serialized_start=120
+  _globals['_POLICY']._serialized_end=262
+  _globals['_DEADLINE']._serialized_start=264
+  _globals['_DEADLINE']._serialized_end=376
+  _globals['_MESSAGEBOUNDS']._serialized_start=378
+  _globals['_MESSAGEBOUNDS']._serialized_end=469
 # @@protoc_insertion_point(module_scope)

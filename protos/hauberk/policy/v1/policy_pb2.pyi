@@ -15,14 +15,16 @@ POLICY_FIELD_NUMBER: _ClassVar[int]
 policy: _descriptor.FieldDescriptor
 
 class Policy(_message.Message):
-    __slots__ = ("callers", "anonymous", "deadline")
+    __slots__ = ("callers", "anonymous", "deadline", "message")
     CALLERS_FIELD_NUMBER: _ClassVar[int]
     ANONYMOUS_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     callers: _containers.RepeatedScalarFieldContainer[str]
     anonymous: bool
     deadline: Deadline
-    def __init__(self, callers: _Optional[_Iterable[str]] = ..., anonymous: _Optional[bool] = ..., deadline: _Optional[_Union[Deadline, _Mapping]] = ...) -> None: ...
+    message: MessageBounds
+    def __init__(self, callers: _Optional[_Iterable[str]] = ..., anonymous: _Optional[bool] = ..., deadline: _Optional[_Union[Deadline, _Mapping]] = ..., message: _Optional[_Union[MessageBounds, _Mapping]] = ...) -> None: ...
 
 class Deadline(_message.Message):
     __slots__ = ("required", "max", "default")
@@ -33,3 +35,11 @@ class Deadline(_message.Message):
     max: _duration_pb2.Duration
     default: _duration_pb2.Duration
     def __init__(self, required: _Optional[bool] = ..., max: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., default: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class MessageBounds(_message.Message):
+    __slots__ = ("max_bytes", "max_items")
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    max_bytes: int
+    max_items: int
+    def __init__(self, max_bytes: _Optional[int] = ..., max_items: _Optional[int] = ...) -> None: ...
