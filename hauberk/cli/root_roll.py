@@ -5,6 +5,7 @@ is remembered here.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import grpc
 
 from hauberk.certs.identity import SpiffeId
 from hauberk.cli.dial import CALL_S, control_plane, error_infos, failure
-from hauberk.cli.errors import NotRunning
+from hauberk.cli.errors import CommandFailed, NotRunning
 from hauberk.cli.options import instant
 from hauberk.cli.state import State
 from hauberk.protos.hauberk.control.v1 import admin_pb2
@@ -30,11 +31,12 @@ Tell = Callable[[dict[str, Any]], None]
 
 async def roll(state: State, tell: Tell) -> None:
     """Roll the root, or finish the roll that is under way. Raises CommandFailed."""
-    begun, told = False, None
+    under_way, told = False, None
     while True:
         stands = await stood(state)
-        if begun and stands.next == PREPARE:
+        if under_way and stands.next == PREPARE:
             return
+        under_way = stands.next != PREPARE
         if stands.waiting_for:
             if (described := progress(stands)) != told:
                 tell(told := described)
@@ -46,17 +48,28 @@ async def roll(state: State, tell: Tell) -> None:
                 continue
         if await _taken(state, stands.next):
             tell({"step": step_name(stands.next)})
-        begun, told = True, None
+        told = None
 
 
 async def stood(state: State) -> admin_pb2.RootRoll:
-    """Where the roll stands. Raises CommandFailed."""
-    try:
-        answer = await _asked(state, lambda admin: admin.ListRoots(_ROOTS, timeout=CALL_S))
-    except grpc.aio.AioRpcError as error:
-        raise failure(error, "the control plane") from None
-    roll: admin_pb2.RootRoll = answer.roll
-    return roll
+    """Where the roll stands; waits for a control plane that is being restarted. Raises CommandFailed."""
+    ends = time.monotonic() + PATIENCE_S
+    while True:
+        failed: CommandFailed
+        try:
+            async with control_plane(state) as admin:
+                try:
+                    roll: admin_pb2.RootRoll = (await admin.ListRoots(_ROOTS, timeout=CALL_S)).roll
+                    return roll
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    failed = failure(error, "the control plane")
+        except NotRunning as not_running:
+            failed = not_running
+        if time.monotonic() > ends:
+            raise failed
+        await asyncio.sleep(POLL_S)
 
 
 def progress(stands: admin_pb2.RootRoll) -> dict[str, Any]:
@@ -85,34 +98,22 @@ def step_name(step: int) -> str:
 
 
 async def _taken(state: State, step: Any) -> bool:
-    """Whether the step was taken; not if somebody who is cut off by it has turned up since we asked."""
-    request = admin_pb2.RollRootRequest(step=step)
-    try:
-        await _asked(state, lambda admin: admin.RollRoot(request, timeout=CALL_S))
-    except grpc.aio.AioRpcError as error:
-        if any(info.reason == "OLD_ROOT_IN_USE" for info in error_infos(error)):
-            return False
-        raise failure(error, "the control plane") from None
-    return True
-
-
-async def _asked(state: State, ask: Callable[[Any], Any]) -> Any:
-    """The answer; waits for a control plane that is being restarted. Raises AioRpcError for other errors."""
-    ends = time.monotonic() + PATIENCE_S
-    while True:
-        error: Exception
-        try:
-            async with control_plane(state) as admin:
-                try:
-                    return await ask(admin)
-                except grpc.aio.AioRpcError as failed:
-                    error = failed
-        except NotRunning as not_running:
-            error = not_running
-        away = not isinstance(error, grpc.aio.AioRpcError) or error.code() is grpc.StatusCode.UNAVAILABLE
-        if not away or time.monotonic() > ends:
-            raise error
+    """Whether the step was taken, as far as we were told; where not, it is looked at anew where the roll
+    stands: the control plane may have taken it and been lost, or somebody it cuts off has turned up.
+    """
+    request, answered = admin_pb2.RollRootRequest(step=step), False
+    with contextlib.suppress(NotRunning):
+        async with control_plane(state) as admin:
+            try:
+                await admin.RollRoot(request, timeout=CALL_S)
+                answered = True
+            except grpc.aio.AioRpcError as error:
+                in_use = any(info.reason == "OLD_ROOT_IN_USE" for info in error_infos(error))
+                if not in_use and error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+    if not answered:
         await asyncio.sleep(POLL_S)
+    return answered
 
 
 def _holder(holder: admin_pb2.Holder) -> dict[str, Any]:
