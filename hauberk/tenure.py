@@ -5,6 +5,7 @@ lock comes free.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from dataclasses import replace
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 FOLLOW_S = 1.0
+REWRITE_S = 2.0
 
 
 class Tenure:
@@ -57,6 +59,8 @@ class Tenure:
         self._hears = False
         """Whether the control plane tells us of each change of trust."""
         self._stored = (joined.credentials, joined.membership)
+        self._unwritten = asyncio.Event()
+        """Set while what we hold could not be written."""
         self._writing = asyncio.Lock()
         """Held from reading the credentials to replacing them, so that none is lost between."""
         self.control = DirectChannel(
@@ -75,6 +79,7 @@ class Tenure:
             tasks.create_task(self.control.keep())
             tasks.create_task(self._keep_trust())
             tasks.create_task(self._keep_identity())
+            tasks.create_task(self._keep_on_disk())
 
     async def close(self) -> None:
         """End our connection to the control plane, and let the next process have the state folder."""
@@ -100,8 +105,23 @@ class Tenure:
             raise
         async with self._writing:
             self._remember(trust)
-            await self._save(credentials)
+            try:
+                await self._save(credentials)
+            except StoreError as error:
+                _log.error("the renewed svid is not on disk, tried again until it is: %s", error)
+                self._unwritten.set()
             return credentials
+
+    async def _keep_on_disk(self) -> None:
+        """Write what could not be written when it came: a disk that is full now may not be soon."""
+        while True:
+            await self._unwritten.wait()
+            await asyncio.sleep(REWRITE_S)
+            async with self._writing:
+                with contextlib.suppress(StoreError):
+                    await self._save(self.credentials.value)
+                    self._unwritten.clear()
+                    _log.info("our svid and trust are on disk again")
 
     async def _enrol_again(self, expired: SvidExpired) -> None:
         """The way back for who has expired: a join token nobody has answered yet."""
@@ -180,7 +200,8 @@ class Tenure:
                 if failed.bit_count() == 1:  # 1, 2, 4, 8: often enough to see that it lasts
                     _log.warning("lost the control plane at %s: %s", self.control.target, error.details())
             except StoreError as error:
-                _log.error("trust is not on disk: %s", error)
+                _log.error("trust is not on disk, tried again until it is: %s", error)
+                self._unwritten.set()
             except CertsError as error:
                 _log.error("trust is left as it was: %s", error)
             self._hears = False

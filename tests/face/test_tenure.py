@@ -127,6 +127,19 @@ async def test_trust_that_cannot_be_written_holds_all_the_same_and_is_written_la
     assert gateway.credentials.value.bundle == gateway.trust.value.bundle
 
 
+async def test_a_renewed_svid_that_cannot_be_written_is_used_and_written_later(hasty: Control) -> None:
+    """A disk that is full for longer than half an SVID lives would otherwise end a process that is well."""
+    async with hasty as control:
+        gateway = await control.member("gateway")
+        store, first = CredentialStore(gateway.settings.state_dir), gateway.credentials.value
+        in_the_way = gateway.settings.state_dir / ".current.new"
+        in_the_way.mkdir()
+        await eventually(lambda: gateway.credentials.value.svid.expires_at > first.svid.expires_at, 8)
+        assert store.load() == first, "what is on disk stays whole"
+        in_the_way.rmdir()
+        await eventually(lambda: store.load() == gateway.credentials.value, within=4)
+
+
 async def test_a_caller_that_is_revoked_is_refused_on_its_living_connection(control: Control) -> None:
     catalog, _ = await control.catalog()
     operator = await admin(control)
