@@ -24,10 +24,11 @@ import grpc
 
 from hauberk.announce import RegistryAnnouncement, offer
 from hauberk.bootstrap import bootstrap
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import CertsError
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import Schedule, utc_now
+from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.channel import xds_channel
 from hauberk.direct import DirectChannel, PickedChannel
@@ -117,7 +118,7 @@ class Mesh:
         )
         self._direct.append(channel)
         self._start(channel.keep())
-        hints = Hints(credentials=self.credentials, target=target, server=server)
+        hints = Hints(credentials=self.credentials, target=target, server=server, clock=self._tenure.clock)
         return guarded(channel, explain=hints.explain)
 
     def server(self, **options: Any) -> MeshServer:
@@ -137,8 +138,7 @@ class Mesh:
                 **options,
             }
         )
-        if not self._tenure.fit.value:
-            made.refuse_all()
+        made.refuse_all(self._tenure.unfit.value)
         self._servers.append(made)
         return made
 
@@ -156,7 +156,7 @@ class Mesh:
 
     def _to(self, name: str | None) -> grpc.aio.Channel:
         self._check_pid()
-        hints = Hints(credentials=self.credentials)
+        hints = Hints(credentials=self.credentials, clock=self._tenure.clock)
         return guarded(PickedChannel(self._mesh_channel), explain=hints.explain, to=name)
 
     def _mesh_channel(self) -> grpc.aio.Channel:
@@ -192,9 +192,9 @@ class Mesh:
         self._start(self._follow_end())
 
     async def _follow_fitness(self) -> None:
-        async for fit in self._tenure.fit.changes():
+        async for why in self._tenure.unfit.changes():
             for server in self._servers:
-                server.refuse_all(not fit)
+                server.refuse_all(why)
 
     async def _follow_end(self) -> None:
         async for ended in self._tenure.ended.changes():

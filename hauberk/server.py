@@ -157,10 +157,10 @@ class MeshServer(grpc.aio.Server):
         """What health reports of one service, or of the server as a whole ("")."""
         self._health.set_serving(service, serving)
 
-    def refuse_all(self, refusing: bool = True) -> None:
-        """Answer every call UNAVAILABLE and report NOT_SERVING, until `refuse_all(False)`."""
-        self._guard.draining = refusing
-        self._health.withdraw(refusing)
+    def refuse_all(self, why: str) -> None:
+        """Answer every call UNAVAILABLE with `why` and report NOT_SERVING; until `why` is empty."""
+        self._guard.unfit = why
+        self._health.withdraw(bool(why))
 
     async def start(self) -> None:
         """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""

@@ -20,7 +20,7 @@ from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import MARGIN_S, Deadline
 from hauberk.interceptors.errors import (
     DETAILS_KEY,
-    Draining,
+    IdentityUnfit,
     MessageMissing,
     Refused,
     is_deadline_exceeded,
@@ -46,13 +46,14 @@ more.
 class Door:
     """What the methods of one server share."""
 
-    __slots__ = ("access_log", "draining", "first_message_s", "in_flight")
+    __slots__ = ("access_log", "first_message_s", "in_flight", "unfit")
 
     def __init__(self, in_flight: InFlight, access_log: AccessLog | None, first_message_s: float) -> None:
         self.in_flight = in_flight
         self.access_log = access_log
         self.first_message_s = first_message_s
-        self.draining = False
+        self.unfit = ""
+        """Why new calls are refused, while those in flight finish; empty: they are served."""
 
 
 class Edge:
@@ -102,8 +103,8 @@ class Edge:
 
     async def _run(self, call: Call, requests: Any, context: Context) -> bytes:
         """Admit the call and run the method until its deadline. Everything it raises ends the call."""
-        if self._door.draining:
-            raise Draining("this process is leaving")
+        if self._door.unfit:
+            raise IdentityUnfit(self._door.unfit)
         self._pipeline.admit(call)
         if call.deadline is None:
             return await self._answer(call, requests, context)

@@ -13,6 +13,7 @@
       UnknownMethod         UNIMPLEMENTED
       TooManyInFlight       RESOURCE_EXHAUSTED
       Draining              UNAVAILABLE          this process is leaving
+      IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
 
 Source: google.rpc.Status, google.rpc.ErrorInfo (AIP-193); grpc/doc/statuscodes.md.
@@ -124,6 +125,11 @@ class TooManyInFlight(Refused):
 class Draining(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "DRAINING"
+
+
+class IdentityUnfit(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "IDENTITY_UNFIT"
 
 
 class ChannelClosed(Refused):

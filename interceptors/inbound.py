@@ -53,13 +53,13 @@ class Guard(grpc.GenericRpcHandler):
         return self._methods
 
     @property
-    def draining(self) -> bool:
-        """Whether new calls are refused with UNAVAILABLE, while those in flight finish."""
-        return self._door.draining
+    def unfit(self) -> str:
+        """Why new calls are refused with UNAVAILABLE, while those in flight finish; empty: they are not."""
+        return self._door.unfit
 
-    @draining.setter
-    def draining(self, value: bool) -> None:
-        self._door.draining = value
+    @unfit.setter
+    def unfit(self, why: str) -> None:
+        self._door.unfit = why
 
     def add(self, service: str, methods: Mapping[str, RpcMethod], policies: Mapping[str, Policy]) -> None:
         """Serve `service` (its full name), each method by its policy. Raises PolicyError naming the method.

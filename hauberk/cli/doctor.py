@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from hauberk.certs.clock import utc_now
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
 from hauberk.cli import checkup
 from hauberk.cli.checkup import Finding

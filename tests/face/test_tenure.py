@@ -196,14 +196,12 @@ class Clock:
 async def test_who_has_expired_and_cannot_renew_stops_serving_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = Clock()
     control = Control(tmp_path, lifetime=SHORT)
 
     async def serve() -> None:
         settings = control.settings("gateway", join_token_file=control.invite("gateway"))
-        async with join(settings, clock=clock) as mesh, asyncio.timeout(20):
+        async with join(settings) as mesh, asyncio.timeout(20):
             await control.stop()
-            clock.ahead = timedelta(hours=1)
             await mesh.server().serve()
 
     async with control:
@@ -217,6 +215,28 @@ async def test_who_has_expired_and_cannot_renew_stops_serving_and_says_so(
 def test_a_renewal_that_fails_without_a_word_is_named(caplog: pytest.LogCaptureFixture) -> None:
     _tell(RenewalFailed(error=TimeoutError(), retry_in=timedelta(seconds=1), left=timedelta(seconds=9)))
     assert caplog.messages == ["renewal failed, 9 s are left, next try in 1.0 s: TimeoutError"]
+
+
+@pytest.mark.parametrize("hours", [5, -5])
+async def test_who_has_a_clock_that_is_wrong_waits_and_says_so(
+    control: Control, caplog: pytest.LogCaptureFixture, hours: int
+) -> None:
+    """To everybody else our SVID is good: no reason to end, and none to serve meanwhile."""
+    clock = Clock()
+    await control.member("catalog")
+    settings = control.settings("gateway", join_token_file=control.invite("gateway"))
+    async with join(settings, clock=clock) as mesh:
+        first = mesh.credentials.value
+        clock.ahead = timedelta(hours=hours)
+        await eventually(lambda: bool(mesh._tenure.unfit.value), within=3)
+        way = "forward" if hours > 0 else "back"
+        assert mesh._tenure.unfit.value.startswith(f"this machine's clock was set {way} by 5 h: svid of")
+        await eventually(lambda: "the control plane are about" in caplog.text, within=5)
+        assert not mesh.stopping.is_set()
+        clock.ahead = timedelta(0)
+        await eventually(lambda: not mesh._tenure.unfit.value, within=3)
+        assert mesh.credentials.value == first
+        assert len([line for line in caplog.messages if "clock was set" in line]) < 8
 
 
 async def test_who_has_expired_enrols_again_with_a_token_at_hand(

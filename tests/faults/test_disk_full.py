@@ -12,9 +12,9 @@ from hauberk import hints
 from hauberk.certs.store import CredentialStore
 from hauberk.cli import checkup
 from hauberk.cli.state import State
-from hauberk.enrolment import Admission, enrol, pinned_roots
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from tests.faults.customers import Customers, customers, reasons
+from tests.faults.joining import join
 from tests.faults.small_disk import SmallDisk, small_disk
 from tests.mesh.books import Books
 from tests.mesh.fleet import Fleet, eventually, fleet
@@ -30,7 +30,7 @@ ROOMY = "64m"
 @pytest.mark.timeout(240)
 async def test_full_disks_are_typed_half_write_nothing_and_heal(tmp_path: Path, soaking: bool) -> None:
     """First under orders (and its callees); then under control and every process's credentials."""
-    full_s, lifetime_s = (20.0, 60) if soaking else (4.0, 24)
+    full_s, lifetime_s = (8.0, 40) if soaking else (4.0, 24)
     state = State.beside(tmp_path / "mesh.toml")
     state.folder.mkdir(mode=0o700)
     with (
@@ -104,13 +104,6 @@ async def under_control(mesh: Fleet, load: Customers, disks: list[SmallDisk], fu
     assert len(said) < 40 + 5 * full_s, "no flood"
     assert not load.refused(full), "nobody else suffers"
     print(f"control: joined {joined - freed:.2f} s, all renewed {renewed - freed:.2f} s after the repair")
-
-
-async def join(mesh: Fleet, invitation: admin_pb2.InviteResponse) -> Admission:
-    """Enrol with that token, which is spent only if it succeeds."""
-    addresses = await mesh.local.answers()
-    roots = pinned_roots(mesh.state.roots)
-    return await enrol(addresses.enrolment, invitation.join_token, roots=roots, now=lambda: datetime.now(UTC))
 
 
 def held(mesh: Fleet) -> set[bytes]:

@@ -22,6 +22,7 @@ TABLE = {
     errors.UnknownMethod: Code.UNIMPLEMENTED,
     errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
+    errors.IdentityUnfit: Code.UNAVAILABLE,
     errors.ChannelClosed: Code.UNAVAILABLE,
 }
 
