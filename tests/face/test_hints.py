@@ -56,7 +56,7 @@ def hints(town: Town) -> Hints:
         (UNAVAILABLE, "Handshake failed", "TLS failed at 127.0.0.1:7"),
         (
             UNAVAILABLE,
-            "last error: Socket closed (LDS resource mesh: xDS channel for server 127.0.0.1:8: channel is down)",
+            "last error: Socket closed (LDS resource mesh: xDS channel for server 127.0.0.1:8: down)",
             "its clock is wrong, or it speaks no TLS",
         ),
     ],
