@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -156,7 +156,11 @@ async def customers(channel: grpc.aio.Channel, *, rate: float = 20.0) -> AsyncIt
         keeping.cancel()
 
 
-def reasons(answers: Iterable[Answer]) -> Collection[tuple[str, str]]:
+UNSETTLED = {("ABORTED", "GAVE_UP"), ("UNAVAILABLE", "ORDER_UNSETTLED")}
+"""How an order may end too that was between two of its steps when the fault came."""
+
+
+def reasons(answers: Iterable[Answer]) -> set[tuple[str, str]]:
     """Every (code, reason) among them."""
     return {(each.code.name, each.reason) for each in answers}
 

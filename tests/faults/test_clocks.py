@@ -82,7 +82,8 @@ async def a_client(mesh: Fleet, load: Customers, clock: WallClock, offset: str, 
     await eventually(lambda: calls_went_well(mesh, repaired), within=REPAIRED_S)
     bad = [told for told in calls(mesh, wrong) if told["code"] != "OK"]
     assert {told["code"] for told in bad} == {"UNAVAILABLE"}
-    assert all("this machine's clock" in told["said"] for told in bad)
+    assert all("clock" in told["said"] for told in bad), [told["said"] for told in bad]
+    assert any("this machine's clock was set" in told["said"] for told in bad)
     assert not load.refused(wrong)
     return (
         f"refused after {bad[0]['at'] - wrong:.2f} s, well {bad[-1]['at'] - repaired:.2f} s after the repair"
@@ -97,9 +98,10 @@ async def a_server(mesh: Fleet, load: Customers, clock: WallClock, offset: str, 
     clock.set("+0")
     repaired = time.monotonic()
     well = await load.well(within=REPAIRED_S)
+    await mesh.serving(within=REPAIRED_S)  # a stream that ended meanwhile is open again
     refused = load.refused(wrong, "GetProduct")
     dates = "SVID_EXPIRED" if offset[0] == "+" else "SVID_NOT_YET_VALID"
-    assert set(reasons(refused)) <= {
+    assert reasons(refused) <= {
         ("UNAUTHENTICATED", dates),
         ("UNAVAILABLE", "IDENTITY_UNFIT"),
         ("UNAVAILABLE", ""),  # refused in the handshake: our own client says why
@@ -133,8 +135,8 @@ async def control(mesh: Fleet, load: Customers, clock: WallClock, offset: str, w
     admission = await succeeds(lambda: join(mesh, invitation))
     assert admission.credentials.svid.spiffe_id.name == "late"
     await succeeds(lambda: mesh.admin.Invite(admin_pb2.InviteRequest(name="later"), timeout=5))
+    await mesh.serving(within=REPAIRED_S)
     well = time.monotonic() - repaired
-    assert {row.name for row in await mesh.local.rows() if row.serves} == set(mesh.names)
     assert unharmed(load, wrong)
     assert not [told for told in calls(mesh, wrong) if told["code"] in ("UNAVAILABLE", "UNAUTHENTICATED")]
     return f"who joins is refused at once, well {well:.2f} s after the repair"
