@@ -7,9 +7,10 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Self
 
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import ScheduleError, SvidError, SvidExpired
 from hauberk.certs.svid import Svid
@@ -17,8 +18,8 @@ from hauberk.certs.watch import Watch
 
 EARLIEST, LATEST = 0.45, 0.55
 """The part of its life after which an SVID is replaced; jitter picks between, so a fleet is spread out."""
-LONGEST_NAP = timedelta(seconds=30)
-"""No single sleep is longer, so that a suspended machine or a corrected clock is noticed."""
+LONGEST_NAP = timedelta(seconds=1)
+"""No single sleep is longer, so that a suspended machine or a clock that was set is noticed."""
 FIRST_BACKOFF_S = 1.0
 
 
@@ -87,10 +88,6 @@ def rotate_at(svid: Svid, *, jitter: float) -> datetime:
     return svid.issued_at + svid.lifetime * (EARLIEST + (LATEST - EARLIEST) * jitter)
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _ignore(event: Rotated | RenewalFailed) -> None:
     return None
 
@@ -108,7 +105,8 @@ async def keep_fresh(
 
     `renew` makes the next ones; when it fails it is tried again, from 1 s apart to a tenth of a life, and
     `on_event` is told how long is left. `clock` is aware UTC, `sleep` takes seconds, `jitter` gives 0 to 1.
-    Raises SvidExpired once there is nothing fresh left: the process must stop serving.
+    Raises SvidExpired once there is nothing fresh left, and SvidNotYetValid when the clock was set back to
+    before the SVID's time: the process must stop serving.
     """
     earliest = watch.value.svid.issued_at
     while True:
@@ -128,8 +126,13 @@ async def _sleep_until_due(
     clock: Callable[[], datetime],
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Asks the watch again after each nap: somebody else may have set fresher credentials."""
-    while (left := max(rotate_at(watch.value.svid, jitter=jitter), earliest) - clock()) > timedelta(0):
+    """Asks clock and watch again after each nap: somebody else may have set fresher credentials."""
+    while True:
+        now, svid = clock(), watch.value.svid
+        _check_use(svid, now)
+        left = max(rotate_at(svid, jitter=jitter), earliest) - now
+        if left <= timedelta(0):
+            return
         await sleep(min(left, LONGEST_NAP).total_seconds())
 
 
@@ -146,9 +149,7 @@ async def _renewed(
     longest = max(FIRST_BACKOFF_S, held.svid.lifetime.total_seconds() / 10)
     backoff = FIRST_BACKOFF_S
     while watch.version == version:
-        left = held.svid.remaining(clock())
-        if left <= timedelta(0):
-            raise SvidExpired(f"svid of {held.svid.spiffe_id} expired before it could be renewed")
+        _check_use(held.svid, clock())
         try:
             async with asyncio.timeout(longest):
                 fresh = await renew()
@@ -160,8 +161,19 @@ async def _renewed(
             left = held.svid.remaining(clock())
             pause = max(0.0, min(pause, left.total_seconds()))
             on_event(RenewalFailed(error=error, retry_in=timedelta(seconds=pause), left=left))
-            await sleep(pause)
+            while pause > 0 and watch.version == version:
+                _check_use(held.svid, clock())
+                nap = min(pause, LONGEST_NAP.total_seconds())
+                pause -= nap
+                await sleep(nap)
     return None
+
+
+def _check_use(svid: Svid, now: datetime) -> None:
+    """Raises SvidExpired or SvidNotYetValid once it is of no use to us."""
+    if svid.remaining(now) <= timedelta(0):
+        raise SvidExpired(f"svid of {svid.spiffe_id} expired before it could be renewed")
+    svid.check_dates(now)
 
 
 def _check_fresh(fresh: Credentials, held: Credentials, now: datetime) -> None:

@@ -14,8 +14,9 @@ from cryptography import x509
 
 from hauberk.certs import keys
 from hauberk.certs.bundle import Bundle
+from hauberk.certs.clock import spelled
 from hauberk.certs.credentials import Credentials, pinned_channel_credentials
-from hauberk.certs.errors import CertsError
+from hauberk.certs.errors import CertsError, SvidError
 from hauberk.certs.identity import SCHEME, SpiffeId
 from hauberk.certs.svid import Svid
 from hauberk.errors import JoinFailed, SettingsError
@@ -138,6 +139,13 @@ def _credentials(
     certificate: enrolment_pb2.Certificate, key_pem: bytes, trust: Trust, now: datetime
 ) -> Credentials:
     svid = Svid.parse(certificate.chain_pem, key_pem)
+    try:
+        svid.check_dates(now)
+    except SvidError as error:
+        apart = spelled(abs(now - svid.issued_at))
+        raise SvidError(
+            f"{error}: the clocks of this machine and of the control plane are about {apart} apart"
+        ) from error
     trust.bundle.verify(svid.chain, now=now)
     return Credentials(svid, trust.bundle)
 

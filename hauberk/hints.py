@@ -5,15 +5,17 @@ added to the details of UNAVAILABLE, PERMISSION_DENIED and RESOURCE_EXHAUSTED as
 that carries details of the server's own (google.rpc.Status) explains itself and is left alone.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from hauberk.certs.clock import SetClock, spelled, utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import CertsError
 from hauberk.certs.identity import SpiffeId
@@ -30,7 +32,11 @@ _NO_ENDPOINT = "nobody serves this contract at the moment; see `hauberk ps`"
 _BREAKER = "too many calls in flight to this contract from this process: its circuit breaker is open"
 _TOO_LARGE = "message larger than a limit: send it in parts, or raise the limit on the side that names it"
 _AGE = "the connection reached its age, as each does: reopen the stream with hauberk.resume"
-_PARTED = "the peer refused our certificate or speaks no TLS: run `hauberk doctor {target}`"
+_PARTED = (
+    "the peer refused our certificate, its clock is wrong, or it speaks no TLS: run `hauberk doctor {target}`"
+)
+_DATES = frozenset({"SVID_EXPIRED", "SVID_NOT_YET_VALID"})
+"""Reasons of a peer's guard that are about its clock as much as about our SVID."""
 
 _SILENT = "whoever listens there takes connections and then says nothing: frozen, or overloaded"
 
@@ -50,6 +56,8 @@ _BY_WORDS: tuple[tuple[str, str], ...] = (
 )
 """Words of core in the order they are looked for, and what they mean here."""
 
+_OLD_NEWS = re.compile(r"(last error: .*?) \([LRCE]DS resource .*", re.DOTALL)
+"""To a failure of its own core adds what it last heard of each xDS resource, until that changes: days ago."""
 _HANDSHAKE = ("handshake", "Handshake", "CERTIFICATE_VERIFY_FAILED", "certificate", "Hostname Verification")
 _WRONG_NAME = ("Hostname Verification", "SANs from certificate did not match")
 _PARTING = ("Socket closed", "Connection reset", "Broken pipe", "tcp handshaker shutdown", "Delayed close")
@@ -71,13 +79,18 @@ class Hints:
     """host:port, where the channel has only one."""
     server: SpiffeId | None = None
     """Who is expected there."""
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    now: Callable[[], datetime] = utc_now
+    clock: SetClock | None = None
+    """Knows whether this machine's clock was set."""
 
     def explain(self, error: grpc.aio.AioRpcError) -> str | None:
         """What to add to the error's details; None where they say enough."""
+        if reason_of(error) in _DATES:
+            own = self._own_trouble()
+            return own or "our svid is good by our own clock: the clock of one of the two is wrong"
         if error.code() not in _MAKES_THEM or _speaks_for_itself(error):
             return None
-        said = error.details() or ""
+        said = _OLD_NEWS.sub(r"\1", error.details() or "")
         for words, meaning in _BY_WORDS:
             if words in said:
                 return meaning.format(me=self.credentials.value.svid.spiffe_id)
@@ -89,17 +102,26 @@ class Hints:
         parted = any(words in said for words in _PARTING)
         if not parted and not any(words in said for words in _HANDSHAKE):
             return None
-        own = self_check(self.credentials.value, self.now())
+        own = self._own_trouble()
         if own is not None:
             return own
         if any(words in said for words in _WRONG_NAME):
             who = self.server or "the workload that the control plane named"
             return f"the server{self._at()} is not {who}"
         if "CERTIFICATE_VERIFY_FAILED" in said:
-            return f"the server{self._at()} shows a certificate that expired or that we have no root for"
+            return (
+                f"the server{self._at()} shows a certificate that expired or that we have no root for, "
+                f"or the clock of one of the two is wrong"
+            )
         if parted:
             return _PARTED.format(target=self.target or "HOST:PORT")
         return f"TLS failed{self._at()}: run `hauberk doctor {self.target or 'HOST:PORT'}`"
+
+    def _own_trouble(self) -> str | None:
+        """What ails our SVID, bundle or clock; a clock that was set comes first, for it is the cause."""
+        was_set = str(self.clock) if self.clock is not None else ""
+        found = self_check(self.credentials.value, self.now())
+        return ": ".join(part for part in (was_set, found) if part) or None
 
     def _at(self) -> str:
         return f" at {self.target}" if self.target else ""
@@ -111,11 +133,12 @@ def self_check(credentials: Credentials, now: datetime) -> str | None:
     left = svid.remaining(now)
     if left <= timedelta(0):
         return (
-            f"our own svid expired {_spelled(-left)} ago ({svid.spiffe_id}): it could not be renewed in time"
+            f"our own svid expired {spelled(-left)} ago ({svid.spiffe_id}): it could not be renewed in time, "
+            f"or this machine's clock is ahead"
         )
     early = svid.leaf.not_valid_before_utc - now
     if early > timedelta(0):
-        return f"our own svid is not valid for another {_spelled(early)}: this machine's clock is behind"
+        return f"our own svid is not valid for another {spelled(early)}: this machine's clock is behind"
     try:
         credentials.bundle.verify(svid.chain, now=now)
     except CertsError as error:
@@ -123,12 +146,13 @@ def self_check(credentials: Credentials, now: datetime) -> str | None:
     return None
 
 
-def _spelled(span: timedelta) -> str:
-    seconds = span.total_seconds()
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.1f} s"
+def is_refusal_of_svid(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the peer, whose certificate we accepted, did not accept ours: in the handshake or later."""
+    if reason_of(error) in _DATES:
+        return True
+    said = error.details() or ""
+    unproven = any(words in said for words in _HANDSHAKE)
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not unproven and any(w in said for w in _PARTING)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str | None:

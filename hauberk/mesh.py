@@ -24,10 +24,11 @@ import grpc
 
 from hauberk.announce import RegistryAnnouncement, offer
 from hauberk.bootstrap import bootstrap
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import CertsError
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import Schedule, utc_now
+from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.channel import MeshChannel, xds_channel
 from hauberk.direct import DirectChannel
@@ -123,7 +124,7 @@ class Mesh:
         )
         self._direct.append(channel)
         self._start(channel.keep())
-        hints = Hints(credentials=self.credentials, target=target, server=server)
+        hints = Hints(credentials=self.credentials, target=target, server=server, clock=self._tenure.clock)
         return guarded(channel, explain=hints.explain)
 
     def server(self, **options: Any) -> MeshServer:
@@ -143,8 +144,7 @@ class Mesh:
                 **options,
             }
         )
-        if not self._tenure.fit.value:
-            made.refuse_all()
+        made.refuse_all(self._tenure.unfit.value)
         made.refuse_for_memory(self._memory.short.value)
         self._servers.append(made)
         return made
@@ -163,7 +163,7 @@ class Mesh:
 
     def _to(self, name: str | None) -> grpc.aio.Channel:
         self._check_pid()
-        hints = Hints(credentials=self.credentials)
+        hints = Hints(credentials=self.credentials, clock=self._tenure.clock)
         return guarded(self._xds, explain=hints.explain, to=name)
 
     def _dial(self) -> grpc.aio.Channel:
@@ -209,9 +209,9 @@ class Mesh:
         self._start(self._follow_silence())
 
     async def _follow_fitness(self) -> None:
-        async for fit in self._tenure.fit.changes():
+        async for why in self._tenure.unfit.changes():
             for server in self._servers:
-                server.refuse_all(not fit)
+                server.refuse_all(why)
 
     async def _follow_memory(self) -> None:
         async for short in self._memory.short.changes():

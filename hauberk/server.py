@@ -23,7 +23,7 @@ from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.errors import ListenFailed
 from hauberk.interceptors.access_log import AccessLog
-from hauberk.interceptors.errors import Draining, PolicyError
+from hauberk.interceptors.errors import Draining, IdentityUnfit, PolicyError
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
@@ -160,15 +160,15 @@ class MeshServer(grpc.aio.Server):
         """What health reports of one service, or of the server as a whole ("")."""
         self._health.set_serving(service, serving)
 
-    def refuse_all(self, refusing: bool = True) -> None:
-        """Answer every call UNAVAILABLE and report NOT_SERVING, until `refuse_all(False)`.
+    def refuse_all(self, why: str) -> None:
+        """Answer every call UNAVAILABLE with `why` and report NOT_SERVING; until `why` is empty.
 
         Those in flight are ended so too.
         """
-        self._guard.draining = refusing
+        self._guard.unfit = why
         self._report_health()
-        if refusing:
-            self._guard.standing.end(Draining("this process serves no more"))
+        if why:
+            self._guard.standing.end(IdentityUnfit(why))
 
     def end_streams(self) -> None:
         """Answer new calls UNAVAILABLE, and so end those that stream replies: a stop would wait for them."""
@@ -249,7 +249,7 @@ class MeshServer(grpc.aio.Server):
         await self.stop()
 
     def _report_health(self) -> None:
-        self._health.withdraw(self._guard.draining or self._guard.memory_short)
+        self._health.withdraw(bool(self._guard.closed))
 
     async def _leave(self, server: grpc.aio.Server, grace: float) -> None:
         ends_at = time.monotonic() + grace

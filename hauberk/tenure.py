@@ -5,6 +5,7 @@ lock comes free.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -15,14 +16,15 @@ from typing import Any
 import grpc
 
 from hauberk.absence import Absence
+from hauberk.certs.clock import LOOK_S, SetClock, tell_of_clock
 from hauberk.certs.credentials import Credentials
-from hauberk.certs.errors import CertsError, StoreError, SvidExpired
+from hauberk.certs.errors import CertsError, StoreError, SvidError, SvidExpired, SvidNotYetValid
 from hauberk.certs.rotation import RenewalFailed, Rotated, Schedule, keep_fresh
 from hauberk.certs.watch import Watch
 from hauberk.direct import DirectChannel
 from hauberk.enrolment import renew, trust_of
 from hauberk.errors import JoinFailed, MembershipEnded, MeshError
-from hauberk.hints import Hints, reason_of
+from hauberk.hints import Hints, is_refusal_of_svid, reason_of
 from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.peer import Trust
 from hauberk.joining import Clock, Joined, enrol_and_store
@@ -38,6 +40,7 @@ LONGEST_PAUSE_S = 10.0
 HEAR_PAUSE_S = 1.0
 """Between attempts to hear of trust: who was revoked while control was away is to be refused soon after."""
 FOLLOW_S = 1.0
+REWRITE_S = 2.0
 
 
 class Tenure:
@@ -50,8 +53,9 @@ class Tenure:
         self.membership: Membership = joined.membership
         self.store = joined.store
         self.schedule = Schedule.of(svid.lifetime.total_seconds())
-        self.fit = Watch(True)
-        """False while our identity is of no use to anybody."""
+        self.unfit = Watch("")
+        """Why our identity is of no use to anybody at the moment; empty: it is good."""
+        self.clock = SetClock(now)
         self.found_again = Watch(None)
         """Set when the control plane is back, and core may not know."""
         self.ended: Watch[MembershipEnded | None] = Watch(None)
@@ -63,6 +67,8 @@ class Tenure:
         self._hears = False
         """Whether the control plane tells us of each change of trust."""
         self._stored = (joined.credentials, joined.membership)
+        self._unwritten = asyncio.Event()
+        """Set while what we hold could not be written."""
         self._writing = asyncio.Lock()
         """Held from reading the credentials to replacing them, so that none is lost between."""
         self.control = DirectChannel(
@@ -72,7 +78,7 @@ class Tenure:
             drain_s=1.1 * self.schedule.max_connection_age + self.schedule.grace,
         )
         target, server = self.membership.control_targets[0], self.membership.control_id
-        hints = Hints(credentials=self.credentials, target=target, server=server, now=now)
+        hints = Hints(credentials=self.credentials, target=target, server=server, now=now, clock=self.clock)
         self.calls = guarded(self.control, explain=hints.explain)
 
     async def keep(self) -> None:
@@ -81,6 +87,8 @@ class Tenure:
             tasks.create_task(self.control.keep())
             tasks.create_task(self._keep_trust())
             tasks.create_task(self._keep_identity())
+            tasks.create_task(self._keep_on_disk())
+            tasks.create_task(self._keep_clock())
 
     async def close(self) -> None:
         """End our connection to the control plane, and let the next process have the state folder."""
@@ -93,10 +101,67 @@ class Tenure:
         while True:
             try:
                 await keep_fresh(self.credentials, self._renewed, clock=self._now, on_event=_tell)
-            except SvidExpired as error:
-                self.fit.set(False)
-                _log.error("%s: all calls are refused from now on", error)
-                await self._enrol_again(error)
+            except (SvidExpired, SvidNotYetValid) as error:
+                self._lose(error)
+                await self._recover(error)
+
+    def _lose(self, error: CertsError) -> None:
+        self._look_at_clock()
+        why = ": ".join(part for part in (str(self.clock), str(error)) if part)
+        self.unfit.set(why)
+        _log.error("%s: all calls are refused from now on", why)
+
+    async def _recover(self, lost: CertsError) -> None:
+        """The way back for whose SVID is of no use: a clock that is set right, a renewal, a join token."""
+        pause, due = FIRST_PAUSE_S, 0.0
+        while not self._is_alive():
+            if time.monotonic() >= due:
+                await self._try_again(lost)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                due = time.monotonic() + pause
+            else:
+                await asyncio.sleep(min(LOOK_S / 2, pause))
+        if self.unfit.value:
+            self._adopt(self.credentials.value, self.membership)
+
+    async def _try_again(self, lost: CertsError) -> None:
+        """One step towards another SVID; ends the membership where there is none."""
+        token = self._token()
+        if token is not None:
+            await self._enrol_again(token)
+        elif self.clock.ahead and not await self._is_refused():
+            return  # to the control plane our SVID may be as good as ever: it is our clock that is wrong
+        elif not self._is_alive():
+            name = self._settings.name
+            self._end(f"{lost}, and no join token is left: start again with one (`hauberk invite {name}`)")
+            await asyncio.Event().wait()
+
+    async def _is_refused(self) -> bool:
+        """Whether the control plane, whose own SVID our clock accepts, does not accept ours either."""
+        try:
+            self._adopt(await self._renewed(), self.membership)
+        except CertsError as error:
+            _log.warning("cannot renew: %s", error)
+        except grpc.aio.AioRpcError as error:
+            _log.warning("cannot renew at %s: %s", self.control.target, error.details())
+            return is_refusal_of_svid(error)
+        return False
+
+    def _is_alive(self) -> bool:
+        try:
+            self.credentials.value.svid.check_dates(self._now())
+        except CertsError:
+            return False
+        return True
+
+    async def _keep_clock(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        if self.clock.look():
+            tell_of_clock(_log, self.clock)
 
     async def _renewed(self) -> Credentials:
         try:
@@ -106,29 +171,35 @@ class Tenure:
             raise
         async with self._writing:
             self._remember(trust)
-            await self._save(credentials)
+            try:
+                await self._save(credentials)
+            except StoreError as error:
+                _log.error("the renewed svid is not on disk, tried again until it is: %s", error)
+                self._unwritten.set()
             return credentials
 
-    async def _enrol_again(self, expired: SvidExpired) -> None:
-        """The way back for who has expired: a join token nobody has answered yet."""
-        pause = FIRST_PAUSE_S
-        while (token := self._token()) is not None:
-            try:
-                credentials, membership = await enrol_and_store(self._settings, self.store, token, self._now)
-            except (grpc.aio.AioRpcError, CertsError, JoinFailed) as error:
-                said = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-                _log.error("cannot enrol again at %s: %s", self._settings.enrolment, said)
-                if not (isinstance(error, grpc.aio.AioRpcError) and error.code() in _AGAIN):
-                    self._tokens.answered(token)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
-            else:
+    async def _keep_on_disk(self) -> None:
+        """Write what could not be written when it came: a disk that is full now may not be soon."""
+        while True:
+            await self._unwritten.wait()
+            await asyncio.sleep(REWRITE_S)
+            async with self._writing:
+                with contextlib.suppress(StoreError):
+                    await self._save(self.credentials.value)
+                    self._unwritten.clear()
+                    _log.info("our svid and trust are on disk again")
+
+    async def _enrol_again(self, token: str) -> None:
+        try:
+            credentials, membership = await enrol_and_store(self._settings, self.store, token, self._now)
+        except (grpc.aio.AioRpcError, CertsError, JoinFailed) as error:
+            said = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            _log.error("cannot enrol again at %s: %s", self._settings.enrolment, said)
+            if not (isinstance(error, grpc.aio.AioRpcError) and error.code() in _AGAIN):
                 self._tokens.answered(token)
-                self._adopt(credentials, membership)
-                return
-        name = self._settings.name
-        self._end(f"{expired}, and no join token is left: start again with one (`hauberk invite {name}`)")
-        await asyncio.Event().wait()
+        else:
+            self._tokens.answered(token)
+            self._adopt(credentials, membership)
 
     def _token(self) -> str | None:
         try:
@@ -141,9 +212,9 @@ class Tenure:
         self.membership = membership
         self.credentials.set(credentials)
         self.trust.set(Trust(credentials.bundle, membership.revoked))
-        if not self.fit.value:
+        if self.unfit.value and self.ended.value is None:
             _log.info("identity is good again: %s", credentials.svid.spiffe_id)
-            self.fit.set(True)
+            self.unfit.set("")
 
     async def _follow(self) -> None:
         """Read what the holder of the lock writes, until the lock is ours."""
@@ -154,9 +225,11 @@ class Tenure:
                 await self._read()
             except CertsError as error:
                 _log.error("cannot follow: %s", error)
-            if self.fit.value and self.credentials.value.svid.remaining(self._now()) <= timedelta(0):
-                self.fit.set(False)
-                _log.error("our svid expired, and the process that renews it does not: all calls are refused")
+            alive = self._is_alive()
+            if alive and self.unfit.value:
+                self._adopt(self.credentials.value, self.membership)
+            elif not alive and not self.unfit.value:
+                self._lose(SvidError("our svid is out of its time, and the process that renews it does not"))
 
     async def _read(self) -> None:
         credentials = await asyncio.to_thread(self.store.load)
@@ -190,7 +263,8 @@ class Tenure:
                 if failed.bit_count() == 1:  # 1, 2, 4, 8: often enough to see that it lasts
                     _log.warning("lost the control plane at %s: %s", self.control.target, error.details())
             except StoreError as error:
-                _log.error("trust is not on disk: %s", error)
+                _log.error("trust is not on disk, tried again until it is: %s", error)
+                self._unwritten.set()
             except CertsError as error:
                 _log.error("trust is left as it was: %s", error)
             self._hears = False
@@ -240,7 +314,7 @@ class Tenure:
 
     def _end(self, why: str) -> None:
         if self.ended.value is None:
-            self.fit.set(False)
+            self.unfit.set(why)
             self.ended.set(MembershipEnded(why))
             _log.error("%s", why)
 

@@ -22,6 +22,7 @@ from hauberk.interceptors.deadline import MARGIN_S, Deadline
 from hauberk.interceptors.errors import (
     DETAILS_KEY,
     Draining,
+    IdentityUnfit,
     MemoryShort,
     MessageMissing,
     MetadataTooLarge,
@@ -50,7 +51,15 @@ more.
 class Door:
     """What the methods of one server share."""
 
-    __slots__ = ("access_log", "draining", "first_message_s", "in_flight", "memory_short", "standing")
+    __slots__ = (
+        "access_log",
+        "draining",
+        "first_message_s",
+        "in_flight",
+        "memory_short",
+        "standing",
+        "unfit",
+    )
 
     def __init__(
         self,
@@ -65,6 +74,19 @@ class Door:
         self.first_message_s = first_message_s
         self.draining = False
         self.memory_short = False
+        self.unfit = ""
+        """Why our identity is of no use at the moment; empty: it is good."""
+
+    @property
+    def closed(self) -> Refused | None:
+        """Why no call may begin now; None: they may."""
+        if self.unfit:
+            return IdentityUnfit(self.unfit)
+        if self.draining:
+            return _leaving()
+        if self.memory_short:
+            return MemoryShort("this process is short of memory")
+        return None
 
     def clear(self) -> None:
         """End every call being served, UNAVAILABLE, and let none begin."""
@@ -132,10 +154,8 @@ class Edge:
         """Admit the call and run the method for as long as its peer holds. Everything it raises ends the
         call.
         """
-        if self._door.draining:
-            raise _leaving()
-        if self._door.memory_short:
-            raise MemoryShort("this process is short of memory")
+        if closed := self._door.closed:
+            raise closed
         self._pipeline.admit(call)
         self._door.standing.enter(call)
         try:

@@ -17,6 +17,7 @@
       RepliesUnread         RESOURCE_EXHAUSTED   this caller has to read what it was sent first
       Draining              UNAVAILABLE          this process is leaving
       MemoryShort           UNAVAILABLE          this process uses as much memory as it may
+      IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
       ServerRevoked         UNAVAILABLE          whom we would call is refused by the mesh
 
@@ -149,6 +150,11 @@ class Draining(Refused):
 class MemoryShort(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "MEMORY_SHORT"
+
+
+class IdentityUnfit(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "IDENTITY_UNFIT"
 
 
 class ChannelClosed(Refused):

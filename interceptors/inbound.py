@@ -7,7 +7,7 @@ import grpc
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.edge import Door, Edge, arrived
-from hauberk.interceptors.errors import PolicyError
+from hauberk.interceptors.errors import PolicyError, Refused
 from hauberk.interceptors.in_flight import PER_PEER, InFlight
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
@@ -68,6 +68,20 @@ class Guard(grpc.GenericRpcHandler):
     @draining.setter
     def draining(self, value: bool) -> None:
         self._door.draining = value
+
+    @property
+    def closed(self) -> Refused | None:
+        """Why no call may begin now; None: they may."""
+        return self._door.closed
+
+    @property
+    def unfit(self) -> str:
+        """Why our identity is of no use, so that new calls are refused; empty: it is good."""
+        return self._door.unfit
+
+    @unfit.setter
+    def unfit(self, why: str) -> None:
+        self._door.unfit = why
 
     def clear(self) -> None:
         """End every call being served with UNAVAILABLE, and refuse new ones so."""

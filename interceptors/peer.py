@@ -117,11 +117,16 @@ def _read(pem: bytes) -> LeafIdentity:
 
 def _check_dates(identity: LeafIdentity, now: datetime) -> None:
     if now < identity.not_before:
-        message = f"certificate is not valid before {identity.not_before:%Y-%m-%dT%H:%M:%SZ}"
+        message = f"certificate is not valid before {identity.not_before:%Y-%m-%dT%H:%M:%SZ}, {_here(now)}"
         raise _refused("SVID_NOT_YET_VALID", message, identity)
     if now > identity.not_after:
-        message = f"certificate expired at {identity.not_after:%Y-%m-%dT%H:%M:%SZ}"
+        message = f"certificate expired at {identity.not_after:%Y-%m-%dT%H:%M:%SZ}, {_here(now)}"
         raise _refused("SVID_EXPIRED", message, identity)
+
+
+def _here(now: datetime) -> str:
+    """So that who is refused can tell a clock that is wrong from a certificate that is old."""
+    return f"the clock here says {now:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _verify(known: _Known, bundle: Bundle, now: datetime) -> None:

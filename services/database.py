@@ -36,8 +36,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from hauberk.services import wal
 
-LOCK_WAIT_S = 5
-"""How long a statement waits for another's lock before it fails."""
+SQLITE_WAIT_S = 5
+"""How long a transaction waits for SQLite's one lock before it fails; for PostgreSQL see postgresql.py."""
+UPGRADE_WAIT_S = 30
+"""How long a replica waits for another to upgrade their PostgreSQL database."""
 
 
 class DatabaseError(Exception):
@@ -104,7 +106,7 @@ def upgrade(engine: Engine, package: str) -> None:
     config.set_main_option("version_locations", _escaped(files(package) / "migrations"))
     config.set_main_option("path_separator", "newline")
     try:
-        with engine.begin() as connection:
+        with engine.begin() as connection, _unhurried(connection):
             if engine.dialect.name == "postgresql":
                 lock = crc32(f"hauberk {service}".encode())
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
@@ -125,7 +127,7 @@ def _open_sqlite(url: URL) -> Engine:
     # A connection for each thread that asks, and those are bounded: who reads must not wait for one behind
     # writers that wait for the lock.
     engine = create_engine(
-        url.set(drivername="sqlite+pysqlite"), max_overflow=-1, connect_args={"timeout": LOCK_WAIT_S}
+        url.set(drivername="sqlite+pysqlite"), max_overflow=-1, connect_args={"timeout": SQLITE_WAIT_S}
     )
     event.listen(engine, "connect", _prepare_sqlite)
     wal.keep_short(engine, Path(url.database))
@@ -158,15 +160,44 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _open_postgresql(url: URL) -> Engine:
-    limits = f"-c lock_timeout={LOCK_WAIT_S}s -c timezone=UTC"
     try:
-        return create_engine(
-            url.set(drivername="postgresql+psycopg"),
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": LOCK_WAIT_S, "options": limits, "application_name": "hauberk"},
-        )
+        from hauberk.services import postgresql
     except ImportError as error:
         raise DatabaseError("postgresql needs a driver; run: pip install 'hauberk[postgres]'") from error
+    limits = f"-c lock_timeout={postgresql.LOCK_WAIT_S * 1000:.0f}ms -c timezone=UTC"
+    server = postgresql.Server()
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_timeout=postgresql.CONNECT_S,
+        connect_args={
+            "connect_timeout": postgresql.CONNECT_S,
+            "options": limits,
+            "application_name": "hauberk",
+        },
+    )
+
+    def connect(_: Dialect, __: ConnectionPoolEntry, arguments: tuple[Any, ...], options: Any) -> Any:
+        return server.connect(*arguments, **options)
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "engine_disposed", lambda _: server.close())
+    return engine
+
+
+@contextmanager
+def _unhurried(connection: Connection) -> Iterator[None]:
+    """Let the statements inside take as long as they do: an upgrade is nobody's call."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    limit, driver.answer_s = driver.answer_s, None
+    try:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{UPGRADE_WAIT_S}s'"))
+        yield
+    finally:
+        driver.answer_s = limit
 
 
 def _escaped(path: object) -> str:

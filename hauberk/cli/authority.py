@@ -5,8 +5,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
 from hauberk.certs.authority import Authority
+from hauberk.certs.clock import utc_now
 from hauberk.certs.errors import CertsError, KeyRefused
-from hauberk.certs.rotation import utc_now
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.mesh_file import MeshFile
 from hauberk.cli.state import State

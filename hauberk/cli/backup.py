@@ -14,8 +14,8 @@ import click
 
 from hauberk import __version__
 from hauberk.certs.authority import Authority
+from hauberk.certs.clock import utc_now
 from hauberk.certs.files import sync_folder
-from hauberk.certs.rotation import utc_now
 from hauberk.cli import archive, authority
 from hauberk.cli.archive import Manifest
 from hauberk.cli.control_store import ControlStore, forget_tokens

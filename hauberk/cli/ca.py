@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hauberk.certs.authority import Authority
-from hauberk.certs.rotation import utc_now
+from hauberk.certs.clock import utc_now
 from hauberk.cli import authority
 from hauberk.cli.dial import CALL_S, control_plane
 from hauberk.cli.options import json_option, mesh_option, print_json, table

@@ -32,6 +32,8 @@ CLOCK_STEP_S = 0.05
 FUTURE_S = 60.0
 """Files newer than now by more than this were written under another clock."""
 MOST_FILES = 20
+LEAST_FREE = 4 * 2**20
+"""Bytes: SQLite's write-ahead log grows to 4 MiB."""
 REACH_S = 2.0
 
 
@@ -82,6 +84,24 @@ def clock(state: State, *, now: datetime) -> Iterator[Finding]:
             text=f"files in {state.folder} are {ahead:.0f} s newer than now",
             remedy="the clock was set back: set it right, or wait; certificates are not valid yet",
         )
+
+
+def room(state: State) -> Iterator[Finding]:
+    """Whether each disk that the state folder lies on has room for what is written there."""
+    seen: set[int] = set()
+    for folder in (state.folder, *_folders(state)):
+        with contextlib.suppress(FileNotFoundError):
+            device, found = folder.stat().st_dev, os.statvfs(folder)
+            free = found.f_bavail * found.f_frsize
+            full = free < LEAST_FREE or (found.f_files and not found.f_favail)
+            if full and device not in seen:
+                text = f"the disk of {folder} is full: {free / 2**20:.1f} MiB and {found.f_favail} files left"
+                yield Finding(
+                    about="disk", text=text, remedy="make room; what failed meanwhile goes on by itself"
+                )
+            seen.add(device)
+    if seen:
+        yield Finding(about="disk", text=f"{len(seen)} looked at")
 
 
 def files(state: State) -> Iterator[Finding]:
@@ -214,6 +234,12 @@ def _stores(state: State) -> list[Path]:
     return sorted(
         folder for place in places if place.is_dir() for folder in place.iterdir() if folder.is_dir()
     )
+
+
+def _folders(state: State) -> Iterator[Path]:
+    """The folders right below the state folder, any of which may be another disk."""
+    with contextlib.suppress(OSError):
+        yield from sorted(path for path in state.folder.iterdir() if path.is_dir())
 
 
 def _walk(folder: Path) -> Iterator[Path]:

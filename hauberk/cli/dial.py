@@ -9,10 +9,10 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from hauberk.absence import was_silence
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import StoreError, SvidError
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
 from hauberk.certs.watch import Watch
 from hauberk.cli.errors import BoundElsewhere, CommandFailed, NoAnswer, NotRunning

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from hauberk.certs.clock import utc_now
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
 from hauberk.cli import checkup
 from hauberk.cli.checkup import Finding
@@ -37,9 +37,9 @@ from hauberk.protos.hauberk.control.v1 import admin_pb2
 def command(target: str, name: str | None, expect: str | None, state: State, as_json: bool) -> None:
     """Find out what is wrong, and how to mend it.
 
-    Without TARGET: versions, clock, files and their modes, the authority, certificates, ports, the control
-    plane. With it: why a connection to that server fails; where HAUBERK_STATE_DIR is set, asked with the
-    credentials in it. Exits 1 if anything is wrong.
+    Without TARGET: versions, clock, disks, files and their modes, the authority, certificates, ports, the
+    control plane. With it: why a connection to that server fails; where HAUBERK_STATE_DIR is set, asked with
+    the credentials in it. Exits 1 if anything is wrong.
     """
     findings = list(_servers(state, target, name, expect) if target else _mesh(state))
     if as_json:
@@ -59,6 +59,7 @@ def _mesh(state: State) -> Iterator[Finding]:
     now = utc_now()
     yield from checkup.versions()
     yield from checkup.clock(state, now=now)
+    yield from checkup.room(state)
     yield from checkup.files(state)
     try:
         mesh = state.mesh()

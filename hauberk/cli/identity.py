@@ -9,10 +9,10 @@ import asyncio
 import click
 
 from hauberk.certs import pem
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import CertsError, SvidError
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
 from hauberk.cli.dial import check_mesh, control_plane, invited, operator_credentials, told
 from hauberk.cli.errors import CommandFailed

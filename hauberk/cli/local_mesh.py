@@ -18,8 +18,8 @@ from typing import Any
 import grpc
 
 from hauberk.certs import join as tokens
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
-from hauberk.certs.rotation import utc_now
 from hauberk.cli import CIPHER_VARIABLE, SILENT, TLS_1_3_ONLY, VERBOSITY_VARIABLE
 from hauberk.cli.dial import CALL_S, failure
 from hauberk.cli.errors import BoundElsewhere, CommandFailed

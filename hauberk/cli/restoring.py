@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes
 
 from hauberk.certs import files, pem
 from hauberk.certs.authority import Authority
+from hauberk.certs.clock import utc_now
 from hauberk.certs.errors import CertsError
-from hauberk.certs.rotation import utc_now
 from hauberk.cli import authority, postgresql
 from hauberk.cli.archive import Manifest
 from hauberk.cli.control_store import ControlStore

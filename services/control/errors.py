@@ -29,8 +29,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from hauberk.certs.errors import TokenExpired, TokenMalformed, TokenRefused, TokenSpent
 from hauberk.certs.identity import SpiffeId
 from hauberk.interceptors.errors import Refused
+from hauberk.services.sparing import Sparing
 
 _log = logging.getLogger(__name__)
+_log.addFilter(Sparing())
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -5,9 +5,10 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 
-from hauberk.certs.errors import CertsError
+from hauberk.certs.clock import LOOK_S, SetClock, tell_of_clock, utc_now
+from hauberk.certs.errors import CertsError, SvidExpired, SvidNotYetValid
 from hauberk.certs.rotation import RenewalFailed, Rotated, keep_fresh
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.in_flight import PER_PEER
@@ -30,10 +31,13 @@ from hauberk.services.control.roster_store import RosterStore
 from hauberk.services.control.settings import ConfigError, ControlSettings, Listen
 from hauberk.services.control.snapshot import Snapshot
 from hauberk.services.control.trust import TrustSource
+from hauberk.services.sparing import Sparing
 
 STREAMS_PER_PEER = 2000
 """Replicas of one workload share an identity, and each keeps three streams open."""
 LEAVE_S = 2.0
+DOUBTED_S = 300.0
+"""How long after our clock was set we take it, and not the replicas, for the reason why they cannot come."""
 
 # A dead replica is noticed by its silence: a ping a second, answered within another. (ping_timeout bounds
 # the wait for the answer, a minute by default; keepalive_timeout alone changes nothing.)
@@ -46,10 +50,7 @@ MESH_OPTIONS: tuple[Option, ...] = (
 )
 
 _log = logging.getLogger(__name__)
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+_log.addFilter(Sparing())
 
 
 @asynccontextmanager
@@ -98,9 +99,10 @@ class ControlPlane:
             bindings=self.store.bindings(),
             revoked=revoked,
             restored=self._roster_store.load(),
-            grace_s=settings.schedule.announcement_grace,
+            grace_s=self._grace_s,
             clock=asyncio.get_running_loop(),
         )
+        self._set_clock = SetClock(clock)
         self._discovery = ads.Ads(self.publisher.snapshots, self.source.authority.control_id)
         ports = addresses.last_ports(self._folder)
         self.mesh = self._mesh_server(ports)
@@ -125,11 +127,49 @@ class ControlPlane:
         Raises SvidExpired (in a group) when our SVID could not be renewed: then we must stop serving.
         """
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(
-                keep_fresh(self.source.credentials, self.source.renew, clock=self._clock, on_event=_tell)
-            )
+            loops.create_task(self._keep_identity())
+            loops.create_task(self._keep_clock())
             loops.create_task(self._roster_store.keep_saved(self.roster.state))
             loops.create_task(self._mind_memory())
+
+    async def _keep_identity(self) -> None:
+        """Who signs its own SVIDs makes another when a clock that was set has taken the last one away."""
+        while True:
+            try:
+                await keep_fresh(
+                    self.source.credentials, self.source.renew, clock=self._clock, on_event=_tell
+                )
+            except (SvidExpired, SvidNotYetValid) as error:
+                self._look_at_clock()
+                try:
+                    self.source.credentials.set(await self.source.renew())
+                except CertsError as refused:
+                    if not self._set_clock.ahead:
+                        raise error from refused
+                    _log.error("our own svid cannot be made anew: %s: %s", self._set_clock, refused)
+                    await asyncio.sleep(LOOK_S)
+                else:
+                    _log.warning("our own svid was made anew: %s", error)
+
+    async def _keep_clock(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        if self._set_clock.look():
+            tell_of_clock(_log, self._set_clock)
+            if self._set_clock.ahead:
+                _log.error(
+                    "what is signed from now on has its dates by this clock; to others it is of no use"
+                )
+
+    def _grace_s(self) -> float:
+        """How long a replica outlives its stream: longer where we may be why it cannot open another."""
+        since_set = self._set_clock.since_set()
+        if since_set is not None and since_set < DOUBTED_S:
+            return DOUBTED_S
+        return self._settings.schedule.announcement_grace
 
     async def leave(self) -> None:
         """End every stream with UNAVAILABLE, finish the calls in flight, save what is announced."""

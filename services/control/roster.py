@@ -74,10 +74,10 @@ class Roster:
         bindings: Mapping[str, SpiffeId],
         revoked: frozenset[str],
         restored: State,
-        grace_s: float,
+        grace_s: Callable[[], float],
         clock: Clock,
     ) -> None:
-        """A replica outlives its stream by `grace_s`; what is `restored` waits RESTORED_GRACE_S for one."""
+        """A replica outlives its stream by `grace_s()`; what is `restored` waits RESTORED_GRACE_S for one."""
         self._publisher = publisher
         self._bindings = bindings
         self._revoked = revoked
@@ -184,7 +184,7 @@ class Roster:
             self._drop(lease.key)
             self._changed()
         else:
-            self._lapse(lease.key, self._grace_s)
+            self._lapse(lease.key, self._grace_s())
 
     def revoke(self, spiffe_id: SpiffeId, bindings: Mapping[str, SpiffeId]) -> None:
         """Forget the name: its replicas, its contracts, its streams. Published without delay."""

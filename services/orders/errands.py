@@ -10,7 +10,11 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from hauberk.services.refusal import is_outage
+from hauberk.services.sparing import Sparing
+
 _log = logging.getLogger(__name__)
+_log.addFilter(Sparing())
 T = TypeVar("T")
 
 
@@ -44,4 +48,7 @@ class Errands:
 def _log_failure(abandoned: asyncio.Task[Any]) -> None:
     """What nobody waits for any more would fail in silence."""
     if not abandoned.cancelled() and (error := abandoned.exception()) is not None:
-        _log.error("an errand failed after its caller had gone", exc_info=error)
+        if is_outage(error):
+            _log.warning("an errand failed after its caller had gone: the database does not answer")
+        else:
+            _log.error("an errand failed after its caller had gone", exc_info=error)

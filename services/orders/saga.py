@@ -20,6 +20,7 @@ from hauberk.services.orders.callees import Callees, Metadata, StepFailed
 from hauberk.services.orders.errors import GAVE_UP
 from hauberk.services.orders.lease import kept
 from hauberk.services.orders.store import Claim, Failure, Order, OrderStore, Stage
+from hauberk.services.sparing import Sparing
 
 UNDO_S = 2.0
 """How long undoing takes at most: it starts where the caller's time ends, and is not cut by it."""
@@ -29,6 +30,7 @@ PAUSE_S = 0.1
 GiveBack = Callable[[Order, float, Metadata], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
+_log.addFilter(Sparing())
 
 
 class Saga:

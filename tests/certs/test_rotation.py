@@ -10,7 +10,7 @@ import pytest
 
 from hauberk.certs.authority import Authority
 from hauberk.certs.credentials import Credentials
-from hauberk.certs.errors import SvidError, SvidExpired
+from hauberk.certs.errors import SvidError, SvidExpired, SvidNotYetValid
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.rotation import LONGEST_NAP, RenewalFailed, Rotated, keep_fresh, rotate_at
 from hauberk.certs.watch import Watch
@@ -136,6 +136,22 @@ async def test_suspended_machine_renews_as_soon_as_it_wakes(make: Made, time: Ti
     time.at.append((NOW + SECOND, suspend))
     await run(issuer, watch, time)
     assert issuer.asked[0] <= NOW + timedelta(minutes=51)
+
+
+@pytest.mark.parametrize(("hours", "error"), [(5, SvidExpired), (-5, SvidNotYetValid)])
+async def test_a_clock_that_is_set_while_it_sleeps_is_the_end_within_a_nap(
+    make: Made, time: Time, hours: int, error: type[SvidError]
+) -> None:
+    issuer, watch = make(1)
+
+    def set_clock() -> None:
+        time.now += HOUR * hours
+
+    time.at.append((NOW + SECOND * 30, set_clock))
+    with pytest.raises(error):
+        await keep_fresh(watch, issuer.renew, clock=time.clock, sleep=time.sleep)
+    assert sum(time.naps) <= 30 + LONGEST_NAP.total_seconds()
+    assert not issuer.asked
 
 
 async def test_failure_backs_off_says_how_long_is_left_and_recovers(make: Made, time: Time) -> None:

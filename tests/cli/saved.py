@@ -9,8 +9,8 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from hauberk.certs import join
+from hauberk.certs.clock import utc_now
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import utc_now
 from hauberk.cli import CIPHER_VARIABLE, SILENT, TLS_1_3_ONLY, VERBOSITY_VARIABLE, authority, main
 from hauberk.cli.state import State
 from hauberk.services.control.store import Revocation, Store

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from hauberk.certs.authority import Authority
+from hauberk.certs.clock import utc_now
 from hauberk.certs.errors import TokenUnknown
-from hauberk.certs.rotation import utc_now
 from hauberk.cli import archive, postgresql
 from hauberk.cli.cut import cut
 from hauberk.cli.databases import Database, ServerDatabase, SqliteFile

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from hauberk.certs import files
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
 from hauberk.cli import authority
 from tests.cli.processes import IDLE

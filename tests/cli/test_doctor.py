@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
-from hauberk.certs.rotation import utc_now
 from hauberk.certs.store import CredentialStore
 from hauberk.cli import authority, checkup
 from hauberk.cli.checkup import Finding

@@ -12,8 +12,8 @@ import pytest
 
 from hauberk.certs import files
 from hauberk.certs.authority import Authority
+from hauberk.certs.clock import utc_now
 from hauberk.certs.errors import TokenUnknown
-from hauberk.certs.rotation import utc_now
 from hauberk.cli import archive
 from hauberk.cli.exchange import Exchange
 from tests.cli.saved import MESH, Saved, read, refused, write

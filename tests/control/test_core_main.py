@@ -16,8 +16,8 @@ import grpc
 import pytest
 
 from hauberk.certs.bundle import Bundle
+from hauberk.certs.clock import utc_now
 from hauberk.certs.join import mint
-from hauberk.certs.rotation import utc_now
 from hauberk.enrolment import Admission, enrol
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
 from tests.control.core_mesh import CONTROL_NAME, TRUST_DOMAIN, make_ca, spiffe

@@ -55,7 +55,7 @@ class Stage:
             bindings=BOUND,
             revoked=frozenset(),
             restored=restored,
-            grace_s=3.0,
+            grace_s=lambda: 3.0,
             clock=self.clock,
         )
 

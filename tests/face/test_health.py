@@ -19,9 +19,9 @@ async def test_a_server_that_refuses_all_says_so(town: Town) -> None:
     server.add(SERVICE, town.lab.handlers(), {"Echo": policy("Echo")})
     await server.start()
     channel = town.channel(server.address)
-    server.refuse_all()
+    server.refuse_all("the clock is wrong")
     assert (await refused(channel)).code() is grpc.StatusCode.UNAVAILABLE
-    server.refuse_all(False)
+    server.refuse_all("")
     assert await echo(channel) == b"hello"
     assert town.lab.ran == 1
 

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import pytest
 
+from hauberk.certs.clock import SetClock
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.hints import Hints, reason_of
-from hauberk.interceptors.errors import Forbidden, rpc_error
+from hauberk.interceptors.errors import Forbidden, Unidentified, rpc_error
 from tests.face.town import TRUST_DOMAIN, Town
 
 UNAVAILABLE, DENIED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
@@ -53,6 +54,11 @@ def hints(town: Town) -> Hints:
         (UNAVAILABLE, "Socket closed", "speaks no TLS: run `hauberk doctor 127.0.0.1:7`"),
         (UNAVAILABLE, "Connection reset by peer", "run `hauberk doctor 127.0.0.1:7`"),
         (UNAVAILABLE, "Handshake failed", "TLS failed at 127.0.0.1:7"),
+        (
+            UNAVAILABLE,
+            "last error: Socket closed (LDS resource mesh: xDS channel for server 127.0.0.1:8: down)",
+            "its clock is wrong, or it speaks no TLS",
+        ),
     ],
 )
 def test_core_s_words_are_explained(hints: Hints, code: grpc.StatusCode, said: str, meaning: str) -> None:
@@ -71,6 +77,26 @@ def test_core_s_words_are_explained(hints: Hints, code: grpc.StatusCode, said: s
 )
 def test_nothing_is_added_where_nothing_is_known(hints: Hints, code: grpc.StatusCode, said: str) -> None:
     assert hints.explain(error(code, said)) is None
+
+
+@pytest.mark.parametrize("reason", ["SVID_EXPIRED", "SVID_NOT_YET_VALID"])
+def test_a_guard_that_finds_our_svid_out_of_its_time_has_a_clock_of_its_own(
+    hints: Hints, reason: str
+) -> None:
+    told = hints.explain(rpc_error(Unidentified("certificate is out of its time", reason=reason)))
+    assert told == "our svid is good by our own clock: the clock of one of the two is wrong"
+
+
+def test_a_clock_that_was_set_is_named_before_what_comes_of_it(town: Town) -> None:
+    offset = timedelta(0)
+    clock = SetClock(lambda: datetime.now(UTC) + offset)
+    offset = timedelta(hours=5)
+    clock.look()
+    hints = Hints(
+        credentials=Watch(town.credentials("gateway")), now=lambda: datetime.now(UTC) + offset, clock=clock
+    )
+    told = hints.explain(error(UNAVAILABLE, "Socket closed")) or ""
+    assert told.startswith("this machine's clock was set forward by 5 h: our own svid expired")
 
 
 def test_a_refusal_with_details_speaks_for_itself(hints: Hints) -> None:

@@ -92,10 +92,10 @@ async def test_server_short_of_memory_refuses_by_name_and_is_not_serving(town: T
 async def test_what_refuses_for_another_reason_goes_on_refusing(town: Town) -> None:
     server = town.server()
     server.refuse_for_memory(True)
-    server.refuse_all()
+    server.refuse_all("no identity")
     server.refuse_for_memory(False)
     assert not server._health.serving()
-    server.refuse_all(False)
+    server.refuse_all("")
     assert server._health.serving()
 
 

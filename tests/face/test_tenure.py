@@ -132,6 +132,19 @@ async def test_trust_that_cannot_be_written_holds_all_the_same_and_is_written_la
     assert gateway.credentials.value.bundle == gateway.trust.value.bundle
 
 
+async def test_a_renewed_svid_that_cannot_be_written_is_used_and_written_later(hasty: Control) -> None:
+    """A disk that is full for longer than half an SVID lives would otherwise end a process that is well."""
+    async with hasty as control:
+        gateway = await control.member("gateway")
+        store, first = CredentialStore(gateway.settings.state_dir), gateway.credentials.value
+        in_the_way = gateway.settings.state_dir / ".current.new"
+        in_the_way.mkdir()
+        await eventually(lambda: gateway.credentials.value.svid.expires_at > first.svid.expires_at, 8)
+        assert store.load() == first, "what is on disk stays whole"
+        in_the_way.rmdir()
+        await eventually(lambda: store.load() == gateway.credentials.value, within=4)
+
+
 async def test_a_caller_that_is_revoked_is_refused_on_its_living_connection(control: Control) -> None:
     catalog, _ = await control.catalog()
     operator = await admin(control)
@@ -264,14 +277,12 @@ class Clock:
 async def test_who_has_expired_and_cannot_renew_stops_serving_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = Clock()
     control = Control(tmp_path, lifetime=SHORT)
 
     async def serve() -> None:
         settings = control.settings("gateway", join_token_file=control.invite("gateway"))
-        async with join(settings, clock=clock) as mesh, asyncio.timeout(20):
+        async with join(settings) as mesh, asyncio.timeout(20):
             await control.stop()
-            clock.ahead = timedelta(hours=1)
             await mesh.server().serve()
 
     async with control:
@@ -285,6 +296,28 @@ async def test_who_has_expired_and_cannot_renew_stops_serving_and_says_so(
 def test_a_renewal_that_fails_without_a_word_is_named(caplog: pytest.LogCaptureFixture) -> None:
     _tell(RenewalFailed(error=TimeoutError(), retry_in=timedelta(seconds=1), left=timedelta(seconds=9)))
     assert caplog.messages == ["renewal failed, 9 s are left, next try in 1.0 s: TimeoutError"]
+
+
+@pytest.mark.parametrize("hours", [5, -5])
+async def test_who_has_a_clock_that_is_wrong_waits_and_says_so(
+    control: Control, caplog: pytest.LogCaptureFixture, hours: int
+) -> None:
+    """To everybody else our SVID is good: no reason to end, and none to serve meanwhile."""
+    clock = Clock()
+    await control.member("catalog")
+    settings = control.settings("gateway", join_token_file=control.invite("gateway"))
+    async with join(settings, clock=clock) as mesh:
+        first = mesh.credentials.value
+        clock.ahead = timedelta(hours=hours)
+        await eventually(lambda: bool(mesh._tenure.unfit.value), within=3)
+        way = "forward" if hours > 0 else "back"
+        assert mesh._tenure.unfit.value.startswith(f"this machine's clock was set {way} by 5 h: svid of")
+        await eventually(lambda: "the control plane are about" in caplog.text, within=5)
+        assert not mesh.stopping.is_set()
+        clock.ahead = timedelta(0)
+        await eventually(lambda: not mesh._tenure.unfit.value, within=3)
+        assert mesh.credentials.value == first
+        assert len([line for line in caplog.messages if "clock was set" in line]) < 8
 
 
 async def test_who_has_expired_enrols_again_with_a_token_at_hand(

@@ -1,81 +1,169 @@
-"""Customers of a shop whose processes die: some ask again with the same key, some walk away."""
+"""Customers of the shop who place orders and look at products all the time, and remember every answer."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 
+from hauberk import hints
+from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from hauberk.protos.shop.money.v1 import money_pb2
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
-from hauberk.services.refusal import reason_of
-from hauberk.services.shopper.purchase import ORDER_S, Purchase
+from hauberk.services import refusal
+from hauberk.services.shopper.opening import until_open
 
-SKUS = ("ANVIL-5KG", "COAL-25KG", "TONGS-FLAT")
-RARE = "RARE"
-"""A product there is little of, which runs out."""
-TRIES = 6
-PAUSE_S = 0.5
-AT_ONCE = 24
+CALL_S = 2.0
+"""The customers' patience."""
+STOCK = 1_000_000
+FINISHED_S = 30.0
+"""An order's claim ends 15 s after whoever held it could not record any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How one call ended. `at` is when it began, monotonic."""
+
+    method: str
+    at: float
+    took: float
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    reason: str = ""
+    said: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.code is grpc.StatusCode.OK
 
 
 class Customers:
-    """Everyone's purchase by key, and what he was told of it."""
+    """Made by `customers`."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._orders = orders_pb2_grpc.OrdersStub(channel)
-        self.purchases: list[Purchase] = []
-        self.placed: dict[str, str] = {}
-        """Order by key, where its placement was acknowledged."""
-        self.failed: dict[str, str] = {}
-        """The same for orders that were said to have come to nothing."""
-        self.ids: dict[str, set[str]] = defaultdict(set)
-        """By key, every order that an answer named: never more than one."""
-        self.unsettled = 0
-        """Answers that left the customer in the dark."""
+        self._catalog = catalog_pb2_grpc.CatalogStub(channel)
+        self._sku = f"FAULTS-{secrets.token_hex(4).upper()}"
+        self.answers: list[Answer] = []
+        self.acknowledged: set[str] = set()
+        """Orders whose placement was told."""
+        self._asked: dict[str, orders_pb2.PlaceOrderRequest] = {}
+        """By key: what was asked for and not acknowledged."""
 
-    async def come_while(self, go_on: Callable[[], bool], *, rate: float) -> None:
-        """`rate` customers a second, AT_ONCE at a time, while `go_on` says so; every third asks only once."""
-        places = asyncio.Semaphore(AT_ONCE)
+    @property
+    def stocked(self) -> dict[str, int]:
+        """What there was before the first order."""
+        return {self._sku: STOCK}
+
+    def since(self, moment: float, *methods: str) -> list[Answer]:
+        """The answers to calls that began after `moment`."""
+        return [each for each in self.answers if each.at >= moment and each.method in (methods or _METHODS)]
+
+    def refused(self, moment: float, *methods: str) -> list[Answer]:
+        return [each for each in self.since(moment, *methods) if not each.ok]
+
+    async def open(self) -> None:
+        """Have something to sell, and sell one."""
+        await until_open(self._stock)
+        await until_open(self._place)
+
+    async def keep(self, rate: float) -> None:
+        """So many calls a second, until cancelled; each is counted when it has ended."""
+        calls = itertools.cycle((("PlaceOrder", self._place), ("GetProduct", self._look)))
+        began = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            while go_on():
-                purchase = self._next()
-                await places.acquire()
-                tries = 1 if len(self.purchases) % 3 == 0 else TRIES
-                task = group.create_task(self.buy(purchase, tries=tries))
-                task.add_done_callback(lambda _: places.release())
-                await asyncio.sleep(1 / rate)
+            for number in itertools.count():
+                await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+                method, call = next(calls)
+                group.create_task(self._noted(method, call))
 
-    async def buy(self, purchase: Purchase, *, tries: int) -> None:
-        """Ask until the answer is final, so many times at most."""
-        for _ in range(tries):
+    async def well(self, *, within: float, in_a_row: int = 10) -> float:
+        """Wait until that many calls in a row went well; when the first of them began."""
+        since = time.monotonic()
+        async with asyncio.timeout(within):
+            while True:
+                last = sorted(self.since(since), key=lambda each: each.at)[-in_a_row:]
+                if len(last) == in_a_row and all(each.ok for each in last):
+                    return last[0].at
+                await asyncio.sleep(0.05)
+
+    async def finish(self) -> None:
+        """Ask again for each order that was not acknowledged, by the same key, until it has its end."""
+        async with asyncio.timeout(FINISHED_S), asyncio.TaskGroup() as group:
+            for request in list(self._asked.values()):
+                group.create_task(self._finished(request))
+
+    async def _finished(self, request: orders_pb2.PlaceOrderRequest) -> None:
+        while True:
             try:
-                order = await self._orders.PlaceOrder(purchase.request(), timeout=ORDER_S)
+                order = await self._orders.PlaceOrder(request, timeout=CALL_S)
             except grpc.aio.AioRpcError as error:
-                if self._is_final(purchase, error):
+                if error.code() in _FINAL:
                     return
+                await asyncio.sleep(0.5)
             else:
-                assert order.status == orders_pb2.ORDER_STATUS_PLACED
-                self.ids[purchase.key].add(order.order_id)
-                self.placed[purchase.key] = order.order_id
+                self.acknowledged.add(order.order_id)
                 return
-            await asyncio.sleep(PAUSE_S)
 
-    def _is_final(self, purchase: Purchase, error: grpc.aio.AioRpcError) -> bool:
-        reason, facts = reason_of(error)
-        if order_id := facts.get("order_id"):
-            self.ids[purchase.key].add(order_id)
-        if order_id and reason != "ORDER_UNSETTLED":
-            self.failed[purchase.key] = order_id
-            return True
-        self.unsettled += 1
-        return False
+    async def _noted(self, method: str, call: Callable[[], Awaitable[object]]) -> None:
+        at = time.monotonic()
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            answer = Answer(
+                method=method,
+                at=at,
+                took=time.monotonic() - at,
+                code=error.code(),
+                reason=refusal.reason_of(error)[0] or hints.reason_of(error) or "",
+                said=error.details() or "",
+            )
+        else:
+            answer = Answer(method=method, at=at, took=time.monotonic() - at)
+        self.answers.append(answer)
 
-    def _next(self) -> Purchase:
-        """Every fourth cannot pay, every ninth wants what runs out."""
-        number = len(self.purchases)
-        basket = {SKUS[number % 3]: 1 + number % 2, SKUS[(number + 1) % 3]: 1}
-        if number % 9 == 4:
-            basket[RARE] = 1
-        customer = f"broke-{number}" if number % 4 == 1 else f"customer-{number}"
-        self.purchases.append(Purchase(key=f"key-{number}", customer=customer, basket=basket))
-        return self.purchases[-1]
+    async def _place(self) -> None:
+        key = secrets.token_hex(16)
+        line = orders_pb2.OrderLine(sku=self._sku, quantity=1)
+        request = orders_pb2.PlaceOrderRequest(idempotency_key=key, customer="steady", lines=[line])
+        self._asked[key] = request
+        order = await self._orders.PlaceOrder(request, timeout=CALL_S)
+        del self._asked[key]
+        self.acknowledged.add(order.order_id)
+
+    async def _look(self) -> None:
+        await self._catalog.GetProduct(catalog_pb2.GetProductRequest(sku=self._sku), timeout=CALL_S)
+
+    async def _stock(self) -> None:
+        price = money_pb2.Money(currency="EUR", minor_units=100)
+        product = catalog_pb2.Product(sku=self._sku, name="Goods", price=price, stock=STOCK)
+        request = catalog_pb2.ImportProductsRequest(product=product)
+        await self._catalog.ImportProducts(iter([request]), timeout=CALL_S)
+
+
+@asynccontextmanager
+async def customers(channel: grpc.aio.Channel, *, rate: float = 20.0) -> AsyncIterator[Customers]:
+    """Customers who come from the moment all is well until the block is left."""
+    made = Customers(channel)
+    await made.open()
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(made.keep(rate))
+        await made.well(within=10)
+        yield made
+        keeping.cancel()
+
+
+UNSETTLED = {("ABORTED", "GAVE_UP"), ("UNAVAILABLE", "ORDER_UNSETTLED")}
+"""How an order may end too that was between two of its steps when the fault came."""
+
+
+def reasons(answers: Iterable[Answer]) -> set[tuple[str, str]]:
+    """Every (code, reason) among them."""
+    return {(each.code.name, each.reason) for each in answers}
+
+
+_METHODS = ("PlaceOrder", "GetProduct")
+_FINAL = frozenset({grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL})

@@ -21,7 +21,7 @@ from hauberk.services.catalog.store import CatalogStore, Product
 from hauberk.services.database import open_database, upgrade
 from hauberk.services.money import Money
 from hauberk.services.orders.lease import LEASE
-from tests.faults.customers import RARE, SKUS, Customers
+from tests.faults.buyers import RARE, SKUS, Buyers
 from tests.faults.doomed import POINTS
 from tests.mesh.books import Books
 from tests.mesh.fleet import Fleet, eventually, fleet
@@ -66,7 +66,7 @@ async def test_no_order_is_lost_doubled_or_half_done(
     async with fleet(tmp_path, shop_of_two(urls), start=[]) as mesh:
         stocked = stock(urls or {name: mesh.state.database_url(name) for name in SERVICES})
         caller = await mesh.member("gateway")
-        customers = Customers(caller.channel)
+        customers = Buyers(caller.channel)
         plan = plan_of(soaking, on_postgresql=bool(urls))
         wanted = 200 if soaking else 40
         began = time.monotonic()
@@ -119,7 +119,7 @@ async def die_at(mesh: Fleet, name: str, points: Sequence[str]) -> None:
 
 
 async def a_twin_alone_recovers(
-    mesh: Fleet, urls: Mapping[str, str], customers: Customers, stocked: Mapping[str, int]
+    mesh: Fleet, urls: Mapping[str, str], customers: Buyers, stocked: Mapping[str, int]
 ) -> None:
     """From a kill in the middle of several orders until none is unsettled; nobody is restarted."""
     assert await mesh.stop("orders-1") == 0
@@ -140,7 +140,7 @@ async def a_twin_alone_recovers(
 
 
 async def who_was_frozen_wakes_too_late(
-    mesh: Fleet, urls: Mapping[str, str], customers: Customers, stocked: Mapping[str, int]
+    mesh: Fleet, urls: Mapping[str, str], customers: Buyers, stocked: Mapping[str, int]
 ) -> None:
     """A replica that stands still between a step and its record finds its orders settled by its twin."""
     mesh.before["orders-1"] = [*DOOMED, "STOP", "goods-reserved"]
@@ -154,7 +154,7 @@ async def who_was_frozen_wakes_too_late(
     exact(books(mesh, urls), customers, stocked)
 
 
-def exact(found: Books, customers: Customers, stocked: Mapping[str, int]) -> None:
+def exact(found: Books, customers: Buyers, stocked: Mapping[str, int]) -> None:
     """Nothing lost, nothing doubled, nothing half done; and nobody was told anything else."""
     assert found.wrongs(stocked=stocked, acknowledged=list(customers.placed.values())) == []
     assert {key: ids for key, ids in customers.ids.items() if len(ids) > 1} == {}
@@ -163,7 +163,7 @@ def exact(found: Books, customers: Customers, stocked: Mapping[str, int]) -> Non
     assert reasons <= {None, "GAVE_UP", "OUT_OF_STOCK", "PAYMENT_DECLINED"}
 
 
-async def same_for_all_who_ask_again(customers: Customers, found: Books) -> None:
+async def same_for_all_who_ask_again(customers: Buyers, found: Books) -> None:
     """Every key that has an order gets just that order, told as it is recorded."""
     recorded = {order.idempotency_key: order for order in found.orders.values()}
     again = [purchase for purchase in customers.purchases if purchase.key in recorded]
@@ -189,7 +189,7 @@ def deaths_of(mesh: Fleet) -> list[Death]:
     return deaths
 
 
-def report(customers: Customers, found: Books, deaths: Sequence[Death], took: float) -> None:
+def report(customers: Buyers, found: Books, deaths: Sequence[Death], took: float) -> None:
     """In words, for whoever runs this with -s."""
     after = sorted(
         found.orders[each.order].updated_at.timestamp() - each.at

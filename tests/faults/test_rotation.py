@@ -16,9 +16,10 @@ import pytest
 
 import hauberk
 from hauberk.certs.authority import Authority
+from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.identity import SpiffeId
-from hauberk.certs.rotation import Schedule, utc_now
+from hauberk.certs.rotation import Schedule
 from hauberk.certs.svid import Svid
 from hauberk.cli.dial import dialled, error_infos
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc

@@ -26,6 +26,7 @@ TABLE = {
     errors.RepliesUnread: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
     errors.MemoryShort: Code.UNAVAILABLE,
+    errors.IdentityUnfit: Code.UNAVAILABLE,
     errors.ChannelClosed: Code.UNAVAILABLE,
     errors.ServerRevoked: Code.UNAVAILABLE,
 }

@@ -178,11 +178,12 @@ async def test_draining_server_refuses_new_calls_and_finishes_the_others(stage: 
     async with asyncio.timeout(5):
         while not stage.guard.in_flight.count(ME):  # noqa: ASYNC110 - the guard has no event for it
             await asyncio.sleep(0.005)
-    assert not stage.guard.draining
-    stage.guard.draining = True
+    assert not stage.guard.unfit
+    stage.guard.unfit = "the clock is wrong"
     error = await refused(channel, shape)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert info(error).reason == "DRAINING"
+    assert info(error).reason == "IDENTITY_UNFIT"
+    assert error.details() == "the clock is wrong"
     release.set()
     assert await waiting == b"held"
 
