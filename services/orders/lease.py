@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from hauberk.services.database import Instant
 
 LEASE = timedelta(seconds=5)
-"""After a kill an order waits this long at most until it is taken up. A third of it, the time between two
-renewals, is more than a crowded machine lets a living process wait; two renewals may fail.
+"""After a kill an order waits this long at most, and a look, until it is taken up. Renewed every third of it:
+one renewal may fail, and the other may be late by more than a crowded machine makes a living process wait.
 """
 LONGEST_REST = timedelta(seconds=30)
 """How long recovery leaves an order alone at most that it could not settle."""
