@@ -52,6 +52,10 @@ class Subscription:
         self._everything = False
         self._named = False
         self._sent: dict[str, str] = {}
+        self._crossed: frozenset[str] = frozenset()
+        """Names given up while a response was under way that may hold them, and not sent again since: the
+        client may come to hold them.
+        """
         self._nonce = 0
         self._unanswered: dict[str, str] = {}
         self._answer_due = False
@@ -81,6 +85,7 @@ class Subscription:
         self._answer_due = False
         self._nonce += 1
         self._sent = {each.name: each.version for each in held}
+        self._crossed -= self._sent.keys()
         self.version_sent = version_of(held)
         self._unanswered[self._last_nonce] = self.version_sent
         if len(self._unanswered) > MAX_UNANSWERED:
@@ -138,6 +143,8 @@ class Subscription:
             self._answer_due = True
         self.names, self._everything = asked, everything
         if not everything:
+            if self._unanswered:
+                self._crossed |= self._sent.keys() - asked
             self._sent = {name: version for name, version in self._sent.items() if name in asked}
 
     def _desired(self, resources: Resources, view: View) -> list[Resource]:
@@ -150,7 +157,7 @@ class Subscription:
         found = [resources.find(view, self.kind, name) for name in sorted(names)]
         held = [each for each in found if each is not None]
         if self.kind is ResourceType.ENDPOINTS:
-            gone = self._sent.keys() - {each.name for each in held}
+            gone = (self._sent.keys() | self._crossed & self.names) - {each.name for each in held}
             held.extend(Resource.of(name, load_assignment(name, ())) for name in sorted(gone))
         return held
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
@@ -68,6 +68,18 @@ class Cache:
         self.peer.answer(response, error="no" if reject else "")
 
 
+ENDPOINTS = ResourceType.ENDPOINTS
+GIVEN_UP_AND_ASKED_FOR_AGAIN: list[tuple[str, object]] = [
+    ("ask", (ENDPOINTS, {"a"})),
+    ("send", None),
+    ("publish", []),
+    ("ask", (ENDPOINTS, set())),
+    ("ask", (ENDPOINTS, {"a"})),
+]
+"""Before the response with its endpoints is taken, which are no more by then."""
+
+
+@example(GIVEN_UP_AND_ASKED_FOR_AGAIN)
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STEPS, min_size=5, max_size=30))
 def test_a_client_converges_and_then_it_is_quiet(steps: list[tuple[str, object]]) -> None:
