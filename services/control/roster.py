@@ -248,6 +248,9 @@ class Roster:
 
     def _lapse(self, key: Key, after_s: float) -> None:
         def lapsed() -> None:
+            if (more_s := self._grace_s() - after_s) > 0:  # it has grown since the stream ended
+                self._lapse(key, more_s)
+                return
             _log.info("%s has not come back, dropped", _named(key))
             self._drop(key)
             self._changed()

@@ -49,13 +49,14 @@ class Stage:
 
     def __init__(self, restored: State = State()) -> None:  # noqa: B008 - immutable
         self.clock = FakeClock()
+        self.grace_s = 3.0
         self.publisher = Publisher(Snapshot.of(TRUST_DOMAIN, ()), clock=self.clock)
         self.roster = Roster(
             self.publisher,
             bindings=BOUND,
             revoked=frozenset(),
             restored=restored,
-            grace_s=lambda: 3.0,
+            grace_s=lambda: self.grace_s,
             clock=self.clock,
         )
 
@@ -83,6 +84,18 @@ def test_a_lease_that_breaks_lasts_three_seconds_more(stage: Stage) -> None:
     stage.clock.advance(2999)
     assert stage.listed() == ["orders#1"]
     stage.clock.advance(1)
+    assert stage.listed() == []
+
+
+def test_a_grace_that_grows_holds_for_those_who_are_gone_already(stage: Stage) -> None:
+    """Our clock was set just after their streams had ended: it may be us who keep them away."""
+    stage.roster.leave(stage.take())
+    stage.clock.advance(1000)
+    stage.grace_s = 300.0
+    stage.clock.advance(290_000)
+    assert stage.listed() == ["orders#1"]
+    stage.grace_s = 3.0
+    stage.clock.advance(9_000)
     assert stage.listed() == []
 
 
