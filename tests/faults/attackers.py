@@ -189,7 +189,7 @@ def empty_parts(attacker: Attacker) -> Told:
     told: Counter[str] = Counter()
     with attacker.channel() as channel:
         reserve: Any = channel.unary_unary(RESERVE)
-        for size, count in ((4 * MIB, 40), (256 * 1024, 200)):
+        for size, count in ((4 * MIB, 40), (64 * 1024, 200)):
             for first in range(0, count, 20):
                 calls = [
                     reserve.future(b"\x12\x00" * (size // 2), timeout=4) for _ in range(first, first + 20)
