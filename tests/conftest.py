@@ -1,5 +1,6 @@
 """What tests of several areas share."""
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,3 +43,17 @@ def postgresql_server() -> Iterator[str]:
     """A PostgreSQL server of this run's own: its URL."""
     with postgresql() as url:
         yield url
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker for each file, and one for all tests of faults: they load the machine, one after the other."""
+    for item in items:
+        faults = item.path.parent.name == "faults"
+        item.add_marker(pytest.mark.xdist_group("faults" if faults else str(item.path)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Children heed Ctrl-C even where we were started in the background, which ignores it and passes that on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

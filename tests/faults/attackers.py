@@ -143,10 +143,11 @@ def _unread(attacker: Attacker, calls: list[tuple[str, bytes]]) -> Told:
             for path, request in calls:
                 connections[-1].send(connections[-1].open(path), message(request))
             time.sleep(0.05)
-        time.sleep(2.0)
+        time.sleep(0.5)
         statuses: Counter[str] = Counter()
-        for connection in connections:
+        for connection in connections:  # before the server closes those that answer no ping
             statuses += Counter(_statuses(connection, 0.05))
+        time.sleep(1.5)
     return {"refused": statuses}
 
 

@@ -21,7 +21,7 @@ from hauberk.certs.watch import Watch
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.outbound import guarded
-from hauberk.interceptors.outgoing import Explain
+from hauberk.interceptors.outgoing import Explain, _Truthful
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.policy import DeadlineRule, Policy, callers
 from hauberk.interceptors.servant import RpcMethod
@@ -136,13 +136,16 @@ def begin(
     within: float | None = 10,
     metadata: Metadata | None = None,
 ) -> Any:
-    """The call object itself."""
+    """The call object itself, which ends with the server's status: core's own client hides some refusals."""
     whole = name if name.startswith("/") else path(name)
     multicallable = getattr(channel, shape.name.lower())(whole)
     if requests is None:
         return multicallable(timeout=within, metadata=metadata)
     sent = iter(list(requests)) if shape.requests_stream else next(iter(requests))
-    return multicallable(sent, timeout=within, metadata=metadata)
+    made = multicallable(sent, timeout=within, metadata=metadata)
+    if shape.requests_stream and hasattr(made, "_cython_call"):
+        made._cython_call = _Truthful(made._cython_call)
+    return made
 
 
 def info(error: grpc.aio.AioRpcError) -> ErrorInfo:
