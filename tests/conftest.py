@@ -46,7 +46,7 @@ def postgresql_server() -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker for each file, and one for all tests of faults: they load the machine, one after the other."""
+    """A worker for each file, and one for all tests of faults: they load the machine one after the other."""
     for item in items:
         faults = item.path.parent.name == "faults"
         item.add_marker(pytest.mark.xdist_group("faults" if faults else str(item.path)))
@@ -54,6 +54,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Children heed Ctrl-C even where we were started in the background, which ignores it and passes that on."""
+    """Children heed Ctrl-C even where we were started in the background, and so told to ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
