@@ -107,7 +107,7 @@ async def a_server(mesh: Fleet, load: Customers, clock: WallClock, offset: str, 
         ("UNAVAILABLE", ""),  # refused in the handshake: our own client says why
     }
     assert ("UNAVAILABLE", "IDENTITY_UNFIT") in reasons(refused)
-    assert all("clock" in each.said for each in refused), [each.said for each in refused]
+    assert [each for each in refused if "clock" not in each.said] == []
     orders = load.refused(wrong, "PlaceOrder")
     assert all(each.reason or each.code is grpc.StatusCode.DEADLINE_EXCEEDED for each in orders)
     first = min(each.at + each.took for each in refused) - wrong

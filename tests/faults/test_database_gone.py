@@ -85,7 +85,8 @@ async def gone(
     back = time.monotonic()
     await asyncio.to_thread(give_back)
     well = await load.well(within=REPAIRED_S)
-    assert reasons(load.refused(began)) <= {("UNAVAILABLE", "STORE_UNAVAILABLE"), *UNSETTLED}
+    typed = {("UNAVAILABLE", "STORE_UNAVAILABLE"), *UNSETTLED}
+    assert [each for each in load.refused(began) if not reasons([each]) <= typed] == []
     refused = [each for each in load.refused(began) if each.reason == "STORE_UNAVAILABLE"]
     longest = max(each.took for each in refused)
     first = min(each.at + each.took for each in refused) - began
