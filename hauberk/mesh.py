@@ -206,7 +206,7 @@ class Mesh:
         self._start(self._follow_memory())
         self._start(self._follow_end())
         self._start(self._follow_revocations())
-        self._start(self._follow_silence())
+        self._start(self._xds.keep(self._tenure.found_again))
 
     async def _follow_fitness(self) -> None:
         async for why in self._tenure.unfit.changes():
@@ -234,12 +234,6 @@ class Mesh:
                 if str(channel.server) in trust.revoked - known.revoked:
                     await channel.cut()
             known = trust
-
-    async def _follow_silence(self) -> None:
-        version = self._tenure.found_again.version
-        while True:
-            version = await self._tenure.found_again.next(version)
-            await self._xds.dial_anew()
 
     async def _leave(self) -> MembershipEnded | None:
         """Stop what runs, close what is open; why the membership had ended, if it had."""
