@@ -237,9 +237,14 @@ class Mesh:
 
     async def _leave(self) -> MembershipEnded | None:
         """Stop what runs, close what is open; why the membership had ended, if it had."""
-        await asyncio.gather(*(server.stop() for server in self._servers))
-        for task in tuple(self._running):
-            task.cancel()
+        try:
+            await asyncio.gather(*(server.stop() for server in self._servers))
+        except BaseException:  # whoever ends us has lost patience with the calls in flight
+            await asyncio.gather(*(server.stop(0) for server in self._servers))
+            raise
+        finally:
+            for task in tuple(self._running):
+                task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._xds.end()
         for channel in self._direct:
