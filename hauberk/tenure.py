@@ -170,7 +170,10 @@ class Tenure:
             self._notice_revocation(error)
             raise
         async with self._writing:
-            self._remember(trust)
+            if self._hears:  # this answer's word on whom to trust may be older
+                credentials = Credentials(credentials.svid, self.credentials.value.bundle)
+            else:
+                self._remember(trust)
             await self._save(credentials)
             return credentials
 
@@ -222,7 +225,7 @@ class Tenure:
             except CertsError as error:
                 _log.error("cannot follow: %s", error)
             alive = self._is_alive()
-            if alive and self.unfit.value:
+            if alive and self.unfit.value and self.ended.value is None:
                 self._adopt(self.credentials.value, self.membership)
             elif not alive and not self.unfit.value:
                 self._lose(SvidError("our svid is out of its time, and the process that renews it does not"))
