@@ -13,8 +13,10 @@ import grpc
 
 from hauberk.bootstrap import TARGET
 from hauberk.certs.credentials import Credentials
+from hauberk.certs.watch import Watch
 from hauberk.direct import Connection, PickedChannel
 from hauberk.options import CHANNEL
+from hauberk.racing import first_of
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,13 @@ class MeshChannel(PickedChannel):
         self._drain_s = drain_s
         self._connection: Connection | None = None
         self._draining: set[asyncio.Task[None]] = set()
+
+    async def keep(self, found_again: Watch[None]) -> None:
+        """Dial anew whenever `found_again` is set, for ever; also where the last time leads nowhere yet."""
+        version = found_again.version
+        while True:
+            version = await found_again.next(version)
+            await first_of(self.dial_anew(), found_again.next(version))
 
     async def dial_anew(self) -> None:
         """Replace what is connected by a channel that has asked the control plane again.

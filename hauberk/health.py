@@ -47,15 +47,15 @@ class Health(health_pb2_grpc.HealthServicer):
         self._said[service] = serving
         self._publish()
 
-    def withdraw(self, withdrawn: bool = True) -> None:
+    def withdraw(self, withdrawn: bool) -> None:
         """Report everything as not serving, until `withdraw(False)`."""
         self._withdrawn = withdrawn
         self._publish()
 
     def close(self) -> None:
-        """Withdraw, and end every Watch after it was told: a server could not drain with them open."""
+        """Withdraw for good, and end every Watch after it was told: it would hold up the drain."""
         self._closed = True
-        self.withdraw()
+        self._publish()
 
     def serving(self, service: str = OVERALL) -> bool:
         return self._statuses.value.get(service) == _SERVING
@@ -92,7 +92,7 @@ class Health(health_pb2_grpc.HealthServicer):
             await self._statuses.next(version)
 
     def _publish(self) -> None:
-        up = not self._withdrawn
+        up = not (self._withdrawn or self._closed)
         self._statuses.set(
             {name: _SERVING if up and serving else _NOT_SERVING for name, serving in self._said.items()}
         )

@@ -206,7 +206,7 @@ class Mesh:
         self._start(self._follow_memory())
         self._start(self._follow_end())
         self._start(self._follow_revocations())
-        self._start(self._follow_silence())
+        self._start(self._xds.keep(self._tenure.found_again))
 
     async def _follow_fitness(self) -> None:
         async for why in self._tenure.unfit.changes():
@@ -235,17 +235,16 @@ class Mesh:
                     await channel.cut()
             known = trust
 
-    async def _follow_silence(self) -> None:
-        version = self._tenure.found_again.version
-        while True:
-            version = await self._tenure.found_again.next(version)
-            await self._xds.dial_anew()
-
     async def _leave(self) -> MembershipEnded | None:
         """Stop what runs, close what is open; why the membership had ended, if it had."""
-        await asyncio.gather(*(server.stop() for server in self._servers))
-        for task in tuple(self._running):
-            task.cancel()
+        try:
+            await asyncio.gather(*(server.stop() for server in self._servers))
+        except BaseException:  # whoever ends us has lost patience with the calls in flight
+            await asyncio.gather(*(server.stop(0) for server in self._servers))
+            raise
+        finally:
+            for task in tuple(self._running):
+                task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._xds.end()
         for channel in self._direct:

@@ -170,12 +170,11 @@ class Tenure:
             self._notice_revocation(error)
             raise
         async with self._writing:
-            self._remember(trust)
-            try:
-                await self._save(credentials)
-            except StoreError as error:
-                _log.error("the renewed svid is not on disk, tried again until it is: %s", error)
-                self._unwritten.set()
+            if self._hears:  # this answer's word on whom to trust may be older
+                credentials = Credentials(credentials.svid, self.credentials.value.bundle)
+            else:
+                self._remember(trust)
+            await self._save(credentials)
             return credentials
 
     async def _keep_on_disk(self) -> None:
@@ -185,7 +184,7 @@ class Tenure:
             await asyncio.sleep(REWRITE_S)
             async with self._writing:
                 with contextlib.suppress(StoreError):
-                    await self._save(self.credentials.value)
+                    await self._write(self.credentials.value)
                     self._unwritten.clear()
                     _log.info("our svid and trust are on disk again")
 
@@ -226,7 +225,7 @@ class Tenure:
             except CertsError as error:
                 _log.error("cannot follow: %s", error)
             alive = self._is_alive()
-            if alive and self.unfit.value:
+            if alive and self.unfit.value and self.ended.value is None:
                 self._adopt(self.credentials.value, self.membership)
             elif not alive and not self.unfit.value:
                 self._lose(SvidError("our svid is out of its time, and the process that renews it does not"))
@@ -250,8 +249,9 @@ class Tenure:
         failed = 0
         absence = Absence()
         while True:
+            watching = stub.WatchTrust(enrolment_pb2.WatchTrustRequest())
             try:
-                async for message in stub.WatchTrust(enrolment_pb2.WatchTrustRequest()):
+                async for message in watching:
                     failed = 0
                     await self._take(trust_of(message))
                     self._hears = True
@@ -262,21 +262,17 @@ class Tenure:
                 absence.lost(error, time.monotonic())
                 if failed.bit_count() == 1:  # 1, 2, 4, 8: often enough to see that it lasts
                     _log.warning("lost the control plane at %s: %s", self.control.target, error.details())
-            except StoreError as error:
-                _log.error("trust is not on disk, tried again until it is: %s", error)
-                self._unwritten.set()
             except CertsError as error:
                 _log.error("trust is left as it was: %s", error)
+            finally:
+                watching.cancel()
             self._hears = False
             failed += 1
             longest = min(HEAR_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failed, 10))
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads processes
 
     async def _take(self, trust: Trust) -> None:
-        """Trust `trust` from now on: in every check, every handshake, and on disk.
-
-        What cannot be written holds all the same; StoreError then says so.
-        """
+        """Trust `trust` from now on: in every check, every handshake, and on disk."""
         async with self._writing:
             held = self.credentials.value
             if held.svid.spiffe_id.trust_domain not in trust.bundle.anchors:
@@ -295,7 +291,15 @@ class Tenure:
             self._end_revoked()
 
     async def _save(self, credentials: Credentials) -> None:
-        """Have `credentials` and the membership on disk, if it is us who writes there. Raises StoreError."""
+        """Have `credentials` and the membership on disk. What cannot be written holds all the same."""
+        try:
+            await self._write(credentials)
+        except StoreError as error:
+            _log.error("our svid and trust are not on disk, tried again until they are: %s", error)
+            self._unwritten.set()
+
+    async def _write(self, credentials: Credentials) -> None:
+        """Write what has changed, if it is us who writes there. Raises StoreError."""
         if self._lock is None:
             return
         membership, stored = self.membership, self._stored

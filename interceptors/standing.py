@@ -30,6 +30,7 @@ class Standing:
         self._trust = trust
         self._peer_check = peer_check
         self._calls: dict[Call, asyncio.Task[Any]] = {}
+        self._to_cancel: set[Call] = set()
         self._tick: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
 
@@ -49,6 +50,9 @@ class Standing:
         Whatever its method made of being cancelled then, that is what its caller is to hear.
         """
         task = self._calls.pop(call)
+        if call in self._to_cancel:
+            self._to_cancel.discard(call)
+            return None if task.cancelling() else call.ended  # who has left is to hear nothing
         if call.ended is not None:
             task.uncancel()
         return call.ended
@@ -71,6 +75,8 @@ class Standing:
         for call in list(self._calls):
             if call.peer is not None and now > call.peer.not_after:
                 self._check(call)
+        for call in list(self._to_cancel):
+            self._cancel(call)
         self._tick = asyncio.get_running_loop().call_later(SWEEP_S, self._ticked)
 
     def _check(self, call: Call) -> None:
@@ -83,9 +89,20 @@ class Standing:
             self._end(call, refusal)
 
     def _end(self, call: Call, why: Refused) -> None:
-        task = self._calls[call]
-        if call.ended is None and not task.cancelling():  # else its caller has left
+        if call.ended is None:
             call.ended = why
+            self._to_cancel.add(call)
+            self._cancel(call)
+
+    def _cancel(self, call: Call) -> None:
+        """Cancel the method, unless it is being cancelled: then at the next look, if it is still there.
+
+        Mostly its caller has left or its deadline has passed. But it may be a time limit of the method's own,
+        after which it goes on.
+        """
+        task = self._calls[call]
+        if not task.cancelling():
+            self._to_cancel.discard(call)
             task.cancel()
 
 

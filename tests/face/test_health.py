@@ -60,6 +60,15 @@ async def test_health_is_watched_until_the_server_leaves(town: Town) -> None:
     assert [message.status async for message in watch] == [NOT_SERVING]
 
 
+async def test_a_server_that_leaves_serves_no_more_whatever_gets_better_meanwhile(town: Town) -> None:
+    server = town.server()
+    await server.start()
+    server.refuse_for_memory(True)
+    await server.stop(5)
+    server.refuse_for_memory(False)
+    assert not server._health.serving()
+
+
 async def test_health_of_an_unknown_service_can_be_watched(town: Town) -> None:
     server = town.server()
     await server.start()

@@ -152,6 +152,35 @@ async def test_a_mesh_joined_in_a_call_is_not_bound_to_it(control: Control) -> N
     await eventually(lambda: gateway.trust.value.revoked, within=2)
 
 
+async def test_who_loses_patience_with_a_drain_leaves_at_once(control: Control) -> None:
+    """The second signal cancels; it comes to a block that had ended well."""
+    catalog = Catalog()  # type: ignore[abstract]  # the methods left out are refused
+    catalog.hold = asyncio.Event()
+    started, leaves = asyncio.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with control.join("catalog", drain_seconds=30) as mesh:
+            server = mesh.server()
+            catalog_pb2_grpc.add_CatalogServicer_to_server(catalog, server)
+            await server.start()
+            started.set()
+            await leaves.wait()
+
+    serving = asyncio.ensure_future(serve())
+    gateway = await control.member("gateway")
+    await started.wait()
+    calling = asyncio.ensure_future(get_product(gateway, within=20))
+    await catalog.entered.wait()
+    leaves.set()
+    await asyncio.sleep(0.2)
+    serving.cancel()
+    done, _ = await asyncio.wait((serving,), timeout=5)
+    assert done
+    assert serving.cancelled()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await calling
+
+
 async def call(channel: grpc.aio.Channel, method: str) -> bytes:
     made: Any = channel.unary_unary(method)
     reply: bytes = await made(b"", timeout=5)

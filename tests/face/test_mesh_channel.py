@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
+from hauberk.certs.watch import Watch
 from hauberk.channel import MeshChannel
 from hauberk.options import CHANNEL
 from tests.face.control import eventually
@@ -93,4 +94,23 @@ async def test_who_has_called_nobody_dials_nobody(town: Town) -> None:
     dialled = Dialled(town)
     await dialled.channel.dial_anew()
     assert dialled.made == []
+    await dialled.channel.end()
+
+
+async def test_who_finds_control_again_twice_dials_twice(town: Town) -> None:
+    """The first new way may have fallen silent before it led anywhere; core would notice in five minutes."""
+    dialled, found_again = Dialled(town), Watch(None)
+    await dialled.serve()
+    before = await dialled.echo()
+    served, dialled.address = dialled.address, "127.0.0.1:1"
+    keeping = asyncio.create_task(dialled.channel.keep(found_again))
+    await asyncio.sleep(0)
+    found_again.set(None)
+    await eventually(lambda: len(dialled.made) == 2)
+    dialled.address = served
+    found_again.set(None)
+    await eventually(lambda: dialled.made[0].get_state() is grpc.ChannelConnectivity.SHUTDOWN)
+    assert dialled.made[1].get_state() is grpc.ChannelConnectivity.SHUTDOWN
+    assert await dialled.echo() != before
+    keeping.cancel()
     await dialled.channel.end()

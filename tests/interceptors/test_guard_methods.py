@@ -32,7 +32,7 @@ def acting(shape: Shape, act: Any) -> Behaviour:
 
 async def serve(stage: Stage, shape: Shape, act: Any) -> grpc.aio.Channel:
     await stage.serve({"Echo": (shape, acting(shape, act), policy("Echo", shape, "*"))})
-    return stage.channel()
+    return stage.guarded()
 
 
 async def failure(channel: grpc.aio.Channel, shape: Shape, **how: Any) -> AioRpcError:

@@ -206,6 +206,60 @@ async def test_method_that_swallows_its_end_gives_no_answer(stage: Stage, reply:
     assert info(await ended(made, shape, SOON_S)).reason == "REVOKED"
 
 
+async def test_call_within_a_time_limit_of_its_method_s_own_ends_after_that(stage: Stage) -> None:
+    """The method is being cancelled then, but not because its caller has left; and it would go on."""
+    in_limit, limit_may_end, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def limited(request: bytes, context: Any) -> bytes:
+        try:
+            async with asyncio.timeout(0.01):
+                try:
+                    await asyncio.sleep(30)
+                finally:
+                    in_limit.set()
+                    await limit_may_end.wait()
+        except TimeoutError:
+            goes_on.set()
+        await asyncio.sleep(30)
+        return b"too late"
+
+    shape = Shape.UNARY_UNARY
+    await stage.serve({"Wait": (shape, limited, policy("Wait", shape, "*"))})
+    made = begin(stage.channel(), shape, "Wait", within=None)
+    await until(in_limit)
+    revoke(stage, "gateway")
+    await asyncio.sleep(0.05)
+    limit_may_end.set()
+    await until(goes_on)
+    assert info(await ended(made, shape, SOON_S)).reason == "REVOKED"
+    assert not stage.guard.standing._to_cancel
+
+
+async def test_caller_that_has_left_is_told_nothing_more(stage: Stage) -> None:
+    shape = Shape.UNARY_UNARY
+    left, may_end = asyncio.Event(), asyncio.Event()
+
+    async def lingers(request: bytes, context: Any) -> bytes:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            left.set()
+            await may_end.wait()
+        return b""
+
+    await stage.serve({"Wait": (shape, lingers, policy("Wait", shape, "*"))})
+    made = begin(stage.channel(), shape, "Wait", within=None)
+    await asyncio.sleep(0.2)
+    made.cancel()
+    await until(left)
+    revoke(stage, "gateway")
+    await asyncio.sleep(0.05)
+    may_end.set()
+    (record,) = await stage.records(1)
+    assert record["grpc.status"] == "CANCELLED"
+    assert not stage.guard.standing._to_cancel
+
+
 async def test_caller_without_a_certificate_is_left_alone(stage: Stage, shape: Shape) -> None:
     method = Method()
     await stage.serve(
