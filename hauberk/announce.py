@@ -84,8 +84,14 @@ class _Stream:
 
     async def report(self, status: Status) -> None:
         """Say that `status` has changed; a stream that is lost meanwhile says nothing, the next one will."""
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        try:
             await self._write(registry_pb2.AnnounceRequest(status=status))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # it is we who are to stop, and not the stream that gave way to the next one
 
     async def settled(self) -> None:
         """Wait for the first answer, or the end."""
