@@ -117,7 +117,6 @@ class Restoring:
                 postgresql.fill(server, self.incoming / server.part)
                 filled.append(str(server))
             files.remove_folder(self.incoming / "postgresql")
-            files.remove_folder(self.state.restoring)  # of an earlier try
             exchange = Exchange(self.state, now=utc_now())
             exchange.run(self.incoming, outside)
         except (OSError, CommandFailed, CertsError) as error:

@@ -227,6 +227,19 @@ def test_a_restore_that_was_killed_half_way_keeps_the_mesh_from_starting_until_i
     assert mesh.read() == ["first"]
 
 
+def test_a_second_try_that_fails_leaves_the_mark_of_the_first(mesh: Saved) -> None:
+    """It has changed nothing, so half a mesh is what is there still."""
+    mesh.state.ca.rename(mesh.state.folder / "replaced-then")
+    (mesh.state.restoring / "ca").mkdir(parents=True)
+    fresh = mesh.state.folder / "incoming"
+    (fresh / "databases").mkdir(parents=True)
+    exchange, nowhere = Exchange(mesh.state, now=utc_now()), mesh.folder / "nowhere" / "x"
+    with pytest.raises(OSError, match="No such file"):
+        exchange.run(fresh, [(nowhere, mesh.folder / "x")])
+    refused(mesh.run("up"), "a restore was ended half-way", "hauberk restore FILE")
+    assert mesh.read() == ["first"]
+
+
 def test_a_database_elsewhere_goes_back_there(tmp_path: Path) -> None:
     text = MESH + f'env = {{ DATABASE_URL = "sqlite:///{tmp_path}/own.db" }}\n'
     mesh = Saved.make(tmp_path / "mesh", text)
