@@ -205,7 +205,15 @@ class ControlPlane:
             watcher_refresh=self._settings.schedule.watcher_refresh,
             clock=self._clock,
         )
-        admin = Admin(self.store, self.source, self.roster, self._discovery, root_roll, clock=self._clock)
+        admin = Admin(
+            self.store,
+            self.source,
+            self.roster,
+            self._discovery,
+            root_roll,
+            svid_lifetime=self._settings.svid_lifetime,
+            clock=self._clock,
+        )
         enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, server)

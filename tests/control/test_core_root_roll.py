@@ -137,7 +137,7 @@ async def test_a_revocation_is_taken_back_when_no_old_certificate_lives(
         grpc.StatusCode.FAILED_PRECONDITION,
         "OLD_SVID_VALID",
     )
-    mesh.clock.ahead = timedelta(hours=1)
+    mesh.clock.ahead = timedelta(hours=1, seconds=1)
     assert (await operator.admin.Reinstate(again)).spiffe_id == str(spiffe("catalog"))
     mesh.clock.ahead = timedelta(0)
     assert mesh.plane.source.trust.value.revoked == frozenset()
