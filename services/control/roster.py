@@ -246,16 +246,16 @@ class Roster:
                 )
             self._drop(other)
 
-    def _lapse(self, key: Key, after_s: float) -> None:
+    def _lapse(self, key: Key, grace_s: float, *, waited_s: float = 0.0) -> None:
         def lapsed() -> None:
-            if (more_s := self._grace_s() - after_s) > 0:  # it has grown since the stream ended
-                self._lapse(key, more_s)
+            if self._grace_s() > grace_s:  # it has grown since the stream ended
+                self._lapse(key, self._grace_s(), waited_s=grace_s)
                 return
             _log.info("%s has not come back, dropped", _named(key))
             self._drop(key)
             self._changed()
 
-        self._listed[key].lapse = self._clock.call_later(after_s, lapsed)
+        self._listed[key].lapse = self._clock.call_later(grace_s - waited_s, lapsed)
 
     def _drop(self, key: Key, why: End = "taken over") -> None:
         self._release(self._listed.pop(key), why)

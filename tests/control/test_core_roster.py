@@ -99,6 +99,16 @@ def test_a_grace_that_grows_holds_for_those_who_are_gone_already(stage: Stage) -
     assert stage.listed() == []
 
 
+def test_a_grace_that_has_grown_counts_from_the_end_of_the_stream(stage: Stage) -> None:
+    stage.roster.leave(stage.take())
+    stage.grace_s = 300.0
+    stage.clock.advance(3000)
+    stage.clock.advance(296_999)
+    assert stage.listed() == ["orders#1"]
+    stage.clock.advance(1)
+    assert stage.listed() == []
+
+
 def test_a_new_lease_within_the_grace_keeps_the_replica(stage: Stage) -> None:
     stage.roster.leave(stage.take())
     stage.clock.advance(2999)
