@@ -145,6 +145,8 @@ class Recovery:
             await asyncio.to_thread(self._store.leave, order, claim, now=self._now(), rest=rest)
         except SQLAlchemyError as error:  # then the claim runs out by itself
             _log.warning("order %s cannot be given up: %s", order.order_id, _first_line(error))
+        except Exception:  # no thread can be started, say; the others are to be recovered still
+            _log.exception("order %s cannot be given up", order.order_id)
 
     def _is_hopeful(self, order: Order) -> bool:
         """Whether it is to be placed still, where nothing but time stands against it."""
