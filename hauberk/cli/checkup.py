@@ -148,7 +148,7 @@ def authority_of(state: State, mesh: MeshFile, *, now: datetime) -> Iterator[Fin
     yield Finding(about="ca", text=f"authority of {opened.trust_domain}, keys {kept}")
     for root in opened.roots(now):
         left = root.not_after - now
-        remedy = "" if left > ROOT_WARNING else "roll it: hauberk ca prepare, activate, retire"
+        remedy = "" if left > ROOT_WARNING else "roll it: hauberk ca roll"
         yield Finding(about="ca", text=f"{root.state} root until {root.not_after:%Y-%m-%d}", remedy=remedy)
 
 
