@@ -1,4 +1,4 @@
-"""SIGTERM, and the end of its terminal, end a command as Ctrl-C does: through its clean-up, so that no copy of
+"""SIGTERM and the end of its terminal end a command as Ctrl-C does: through its clean-up, so that no copy of
 a secret is left behind.
 """
 

@@ -1,8 +1,8 @@
 """Puts finished files where others lie: the old ones are moved aside, and all is undone if one move fails.
 
 While it goes on the state folder holds `restoring`, with what has not found its place yet; a process that is
-ended there leaves that behind, and `hauberk up` then refuses to start on the half of it, until an exchange has
-come to its end.
+ended there leaves that behind, and `hauberk up` then refuses to start on the half of it, until an exchange
+has come to its end.
 """
 
 import shutil
