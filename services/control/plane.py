@@ -100,6 +100,7 @@ class ControlPlane:
             revoked=revoked,
             restored=self._roster_store.load(),
             grace_s=self._grace_s,
+            missed_s=settings.svid_lifetime.total_seconds(),
             clock=asyncio.get_running_loop(),
         )
         self._set_clock = SetClock(clock)

@@ -75,15 +75,21 @@ class Roster:
         revoked: frozenset[str],
         restored: State,
         grace_s: Callable[[], float],
+        missed_s: float,
         clock: Clock,
     ) -> None:
-        """A replica outlives its stream by `grace_s()`; what is `restored` waits RESTORED_GRACE_S for one."""
+        """A replica outlives its stream by `grace_s()`; what is `restored` waits RESTORED_GRACE_S for one.
+
+        One that was dropped then is missed for `missed_s` more: as long as its certificates may last.
+        """
         self._publisher = publisher
         self._bindings = bindings
         self._revoked = revoked
         self._grace_s = grace_s
+        self._missed_s = missed_s
         self._clock = clock
         self._listed: dict[Key, _Listing] = {}
+        self._missed: dict[Key, Timer] = {}
         # Of each contract the versions alive, first seen first; the last is the one callers are routed by.
         self._versions: dict[tuple[SpiffeId, str], dict[str, Announced]] = {}
         self.state = Watch(restored)
@@ -104,6 +110,13 @@ class Roster:
     def replicas(self) -> list[Replica]:
         """Every replica listed, in order."""
         return [self._listed[key].replica for key in sorted(self._listed, key=_order)]
+
+    def processes(self, spiffe_id: SpiffeId) -> int:
+        """How many replicas of this name there may be: those listed, and those that are missed.
+
+        Who has not come back may be cut off from us alone, and live.
+        """
+        return sum(key[0] == spiffe_id for key in (*self._listed, *self._missed))
 
     def contracts(self) -> list[tuple[SpiffeId, Announced]]:
         """Every version of every contract that is alive, or that was last, in order."""
@@ -156,6 +169,8 @@ class Roster:
         self._free_address(key, replica.address)
         lease = Lease(key)
         self._listed[key] = _Listing(replica, lease)
+        if (missed := self._missed.pop(key, None)) is not None:
+            missed.cancel()
         for announced in contracts:
             versions = self._versions.setdefault((replica.spiffe_id, announced.contract.service), {})
             versions.setdefault(announced.contract.version, announced)
@@ -253,9 +268,16 @@ class Roster:
                 return
             _log.info("%s has not come back, dropped", _named(key))
             self._drop(key)
+            self._miss(key)
             self._changed()
 
         self._listed[key].lapse = self._clock.call_later(grace_s - waited_s, lapsed)
+
+    def _miss(self, key: Key) -> None:
+        def forget() -> None:
+            del self._missed[key]
+
+        self._missed[key] = self._clock.call_later(self._missed_s, forget)
 
     def _drop(self, key: Key, why: End = "taken over") -> None:
         self._release(self._listed.pop(key), why)

@@ -57,6 +57,7 @@ class Stage:
             revoked=frozenset(),
             restored=restored,
             grace_s=lambda: self.grace_s,
+            missed_s=3600.0,
             clock=self.clock,
         )
 
@@ -107,6 +108,25 @@ def test_a_grace_that_has_grown_counts_from_the_end_of_the_stream(stage: Stage) 
     assert stage.listed() == ["orders#1"]
     stage.clock.advance(1)
     assert stage.listed() == []
+
+
+def test_who_has_not_come_back_may_live_until_its_certificates_have_ended(stage: Stage) -> None:
+    stage.take("1", port=4001)
+    stage.roster.leave(stage.take("2", port=4002))
+    stage.clock.advance(3000)
+    assert stage.listed() == ["orders#1"]
+    assert stage.roster.processes(spiffe("orders")) == 2
+    stage.roster.leave(stage.take("2", port=4002))
+    assert stage.roster.processes(spiffe("orders")) == 2, "it is counted once when it is back"
+    stage.clock.advance(3000)
+    stage.clock.advance(3_599_999)
+    assert stage.roster.processes(spiffe("orders")) == 2
+    stage.clock.advance(1)
+    assert stage.roster.processes(spiffe("orders")) == 1
+    leaving = stage.take("2", port=4002)
+    stage.roster.report(leaving, Status.DRAINING)
+    stage.roster.leave(leaving)
+    assert stage.roster.processes(spiffe("orders")) == 1, "who says that it leaves is not missed"
 
 
 def test_a_new_lease_within_the_grace_keeps_the_replica(stage: Stage) -> None:
