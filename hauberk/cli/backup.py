@@ -28,7 +28,7 @@ from hauberk.cli.options import json_option, mesh_option, passphrase_option, pri
 from hauberk.cli.state import State
 
 
-@click.command("backup", epilog="Example:  hauberk backup monday.hauberk")
+@click.command("backup", epilog="Example:  hauberk backup monday.hauberk --passphrase-file FILE")
 @click.argument("file", type=Path)
 @passphrase_option("Encrypt the CA's keys in the backup with what this file holds.")
 @click.option(
@@ -84,7 +84,7 @@ def command(
         raise CommandFailed(
             f"{file}: {(error.strerror or str(error)).lower()}", "nothing was written"
         ) from None
-    _report(file, manifest, held_ms, as_json)
+    _report(file, manifest, held_ms, as_json, own_passphrase=passphrase is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def _check_target(state: State, file: Path, force: bool) -> None:
         raise CommandFailed(f"{file} is there already", "name another, or replace it: --force")
 
 
-def _report(file: Path, manifest: Manifest, held_ms: float, as_json: bool) -> None:
+def _report(file: Path, manifest: Manifest, held_ms: float, as_json: bool, *, own_passphrase: bool) -> None:
     size = file.stat().st_size
     if as_json:
         print_json(
@@ -211,7 +211,8 @@ def _report(file: Path, manifest: Manifest, held_ms: float, as_json: bool) -> No
     )
     if manifest.without:
         click.echo(f"not in it, save them by their own tools: {', '.join(manifest.without)}", err=True)
-    click.echo(f"to get it back: hauberk restore {file}")
+    key = " --passphrase-file FILE, the same" if own_passphrase else ""
+    click.echo(f"to get it back: hauberk restore {file}{key}")
 
 
 def _say(text: str) -> None:

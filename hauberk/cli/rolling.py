@@ -136,9 +136,13 @@ class RollingRestart:
     async def _one(self, child: Child, tell: Tell) -> None:
         """Restart one process. Raises CommandFailed if it does not come back in time."""
         began, before = time.monotonic(), child.process
-        await tell({"event": "ending", "replica": child.name, "pid": child.pid})
+        if before:
+            await tell({"event": "ending", "replica": child.name, "pid": before.pid})
         await self._supervisor.end(child, GRACE_S)
-        await tell({"event": "ended", "replica": child.name, "seconds": _since(began)})
+        if before:
+            await tell({"event": "ended", "replica": child.name, "seconds": _since(began)})
+        else:
+            await tell({"event": "absent", "replica": child.name})
         ended = time.monotonic()
         await self._until_back(child, before)
         await tell(
