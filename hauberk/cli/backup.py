@@ -56,7 +56,8 @@ def command(
     """Write the mesh's CA, its control plane's store and its workloads' databases to FILE.
 
     All of them are of one instant, whether the mesh runs or not. FILE can become the whole mesh: keep it as
-    you keep its CA. What a workload keeps outside its DATABASE_URL is not in it.
+    you keep its CA. A passphrase encrypts the CA's keys in it, not the databases and not mesh.toml. What a
+    workload keeps outside its DATABASE_URL is not in it.
     """
     mesh = state.mesh()
     state.check_whole()

@@ -33,7 +33,7 @@ FUTURE_S = 60.0
 """Files newer than now by more than this were written under another clock."""
 MOST_FILES = 20
 LEAST_FREE = 4 * 2**20
-"""Bytes: SQLite's write-ahead log grows to 4 MiB."""
+"""Bytes: SQLite's write-ahead log grows to 4 MiB, and to more where readers never pause."""
 REACH_S = 2.0
 
 
