@@ -28,6 +28,8 @@ RESTORED_GRACE_S = 10.0
 """How long replicas known from before a restart of ours may take to announce themselves again."""
 MAX_VERSIONS = 20
 """Of one contract alive at once: each is kept whole, and a rollout needs two or three."""
+MAX_MISSED = 1000
+"""Of one name at once: who comes under ever new names of replicas costs no more memory than that."""
 GATHERED_S = 0.02
 """Changes are gathered for so long before they are handed on: a thousand replicas that start at once are not
 put in order a thousand times.
@@ -89,7 +91,7 @@ class Roster:
         self._missed_s = missed_s
         self._clock = clock
         self._listed: dict[Key, _Listing] = {}
-        self._missed: dict[Key, Timer] = {}
+        self._missed: dict[SpiffeId, dict[str, Timer]] = {}
         # Of each contract the versions alive, first seen first; the last is the one callers are routed by.
         self._versions: dict[tuple[SpiffeId, str], dict[str, Announced]] = {}
         self.state = Watch(restored)
@@ -116,7 +118,8 @@ class Roster:
 
         Who has not come back may be cut off from us alone, and live.
         """
-        return sum(key[0] == spiffe_id for key in (*self._listed, *self._missed))
+        listed = sum(key[0] == spiffe_id for key in self._listed)
+        return listed + len(self._missed.get(spiffe_id, ()))
 
     def contracts(self) -> list[tuple[SpiffeId, Announced]]:
         """Every version of every contract that is alive, or that was last, in order."""
@@ -169,7 +172,7 @@ class Roster:
         self._free_address(key, replica.address)
         lease = Lease(key)
         self._listed[key] = _Listing(replica, lease)
-        if (missed := self._missed.pop(key, None)) is not None:
+        if (missed := self._missed.get(key[0], {}).pop(key[1], None)) is not None:
             missed.cancel()
         for announced in contracts:
             versions = self._versions.setdefault((replica.spiffe_id, announced.contract.service), {})
@@ -274,10 +277,14 @@ class Roster:
         self._listed[key].lapse = self._clock.call_later(grace_s - waited_s, lapsed)
 
     def _miss(self, key: Key) -> None:
-        def forget() -> None:
-            del self._missed[key]
+        missed = self._missed.setdefault(key[0], {})
 
-        self._missed[key] = self._clock.call_later(self._missed_s, forget)
+        def forget() -> None:
+            del missed[key[1]]
+
+        if len(missed) >= MAX_MISSED:
+            missed.pop(next(iter(missed))).cancel()
+        missed[key[1]] = self._clock.call_later(self._missed_s, forget)
 
     def _drop(self, key: Key, why: End = "taken over") -> None:
         self._release(self._listed.pop(key), why)

@@ -15,7 +15,7 @@ from hauberk.services.control.errors import (
     TooManyVersions,
 )
 from hauberk.services.control.publish import Publisher
-from hauberk.services.control.roster import MAX_VERSIONS, RESTORED_GRACE_S, Lease, Roster, State
+from hauberk.services.control.roster import MAX_MISSED, MAX_VERSIONS, RESTORED_GRACE_S, Lease, Roster, State
 from hauberk.services.control.snapshot import Contract, Replica, Snapshot, Status
 from tests.control.core_mesh import TRUST_DOMAIN, spiffe
 from tests.control.test_xds_publish import FakeClock
@@ -127,6 +127,16 @@ def test_who_has_not_come_back_may_live_until_its_certificates_have_ended(stage:
     stage.roster.report(leaving, Status.DRAINING)
     stage.roster.leave(leaving)
     assert stage.roster.processes(spiffe("orders")) == 1, "who says that it leaves is not missed"
+
+
+def test_those_who_are_missed_are_bounded(stage: Stage) -> None:
+    for number in range(MAX_MISSED + 3):
+        stage.roster.leave(stage.take(str(number), port=2000 + number))
+    stage.clock.advance(3000)
+    assert stage.listed() == []
+    assert stage.roster.processes(spiffe("orders")) == MAX_MISSED
+    stage.clock.advance(3_600_000)
+    assert stage.roster.processes(spiffe("orders")) == 0
 
 
 def test_a_new_lease_within_the_grace_keeps_the_replica(stage: Stage) -> None:
