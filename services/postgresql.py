@@ -117,7 +117,7 @@ class Server:
 
     def _ask(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         while not self._closed.wait(AGAIN_S):
-            with contextlib.suppress(psycopg.Error):
+            with contextlib.suppress(psycopg.Error, OSError):  # we may have no descriptor left to ask with
                 Connection.connect(*arguments, **options).close()
                 self._silence = Future()
                 return

@@ -28,7 +28,7 @@ from hauberk.cli.options import json_option, mesh_option, passphrase_option, pri
 from hauberk.cli.state import State
 
 
-@click.command("backup", epilog="Example:  hauberk backup monday.hauberk")
+@click.command("backup", epilog="Example:  hauberk backup monday.hauberk --passphrase-file FILE")
 @click.argument("file", type=Path)
 @passphrase_option("Encrypt the CA's keys in the backup with what this file holds.")
 @click.option(
@@ -56,7 +56,8 @@ def command(
     """Write the mesh's CA, its control plane's store and its workloads' databases to FILE.
 
     All of them are of one instant, whether the mesh runs or not. FILE can become the whole mesh: keep it as
-    you keep its CA. What a workload keeps outside its DATABASE_URL is not in it.
+    you keep its CA. A passphrase encrypts the CA's keys in it, not the databases and not mesh.toml. What a
+    workload keeps outside its DATABASE_URL is not in it.
     """
     mesh = state.mesh()
     state.check_whole()
@@ -84,7 +85,7 @@ def command(
         raise CommandFailed(
             f"{file}: {(error.strerror or str(error)).lower()}", "nothing was written"
         ) from None
-    _report(file, manifest, held_ms, as_json)
+    _report(file, manifest, held_ms, as_json, own_passphrase=passphrase is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def _check_target(state: State, file: Path, force: bool) -> None:
         raise CommandFailed(f"{file} is there already", "name another, or replace it: --force")
 
 
-def _report(file: Path, manifest: Manifest, held_ms: float, as_json: bool) -> None:
+def _report(file: Path, manifest: Manifest, held_ms: float, as_json: bool, *, own_passphrase: bool) -> None:
     size = file.stat().st_size
     if as_json:
         print_json(
@@ -211,7 +212,8 @@ def _report(file: Path, manifest: Manifest, held_ms: float, as_json: bool) -> No
     )
     if manifest.without:
         click.echo(f"not in it, save them by their own tools: {', '.join(manifest.without)}", err=True)
-    click.echo(f"to get it back: hauberk restore {file}")
+    key = " --passphrase-file FILE, the same" if own_passphrase else ""
+    click.echo(f"to get it back: hauberk restore {file}{key}")
 
 
 def _say(text: str) -> None:

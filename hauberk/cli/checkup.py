@@ -33,7 +33,7 @@ FUTURE_S = 60.0
 """Files newer than now by more than this were written under another clock."""
 MOST_FILES = 20
 LEAST_FREE = 4 * 2**20
-"""Bytes: SQLite's write-ahead log grows to 4 MiB."""
+"""Bytes: SQLite's write-ahead log grows to 4 MiB, and to more where readers never pause."""
 REACH_S = 2.0
 
 
@@ -148,7 +148,7 @@ def authority_of(state: State, mesh: MeshFile, *, now: datetime) -> Iterator[Fin
     yield Finding(about="ca", text=f"authority of {opened.trust_domain}, keys {kept}")
     for root in opened.roots(now):
         left = root.not_after - now
-        remedy = "" if left > ROOT_WARNING else "roll it: hauberk ca prepare, activate, retire"
+        remedy = "" if left > ROOT_WARNING else "roll it: hauberk ca roll"
         yield Finding(about="ca", text=f"{root.state} root until {root.not_after:%Y-%m-%d}", remedy=remedy)
 
 

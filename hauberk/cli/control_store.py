@@ -32,6 +32,24 @@ def forget_tokens(path: Path) -> None:
         store.execute("DELETE FROM join_tokens")
 
 
+def carry_revocations(old: Path, new: Path) -> None:
+    """Refuse in the store `new` too whom `old` refuses; such a name serves nothing, as `revoke` leaves it."""
+    with _opened(old) as store:
+        rows = store.execute("SELECT spiffe_id, reason, revoked_by, revoked_at FROM revocations").fetchall()
+    with _opened(new) as store:
+        store.execute("BEGIN IMMEDIATE")
+        store.executemany(
+            "INSERT OR IGNORE INTO revocations (spiffe_id, reason, revoked_by, revoked_at) "
+            "VALUES (?, ?, ?, ?)",
+            rows,
+        )
+        names = [(row[0],) for row in rows]
+        store.executemany("DELETE FROM bindings WHERE spiffe_id = ?", names)
+        store.executemany("DELETE FROM contracts WHERE spiffe_id = ?", names)
+        store.executemany("DELETE FROM replicas WHERE spiffe_id = ?", names)
+        store.execute("COMMIT")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:

@@ -1,9 +1,11 @@
 """Puts finished files where others lie: the old ones are moved aside, and all is undone if one move fails.
 
 While it goes on the state folder holds `restoring`, with what has not found its place yet; a process that is
-ended there leaves that behind, and `hauberk up` then refuses to start on the half of it.
+ended there leaves that behind, and `hauberk up` then refuses to start on the half of it, until an exchange
+has come to its end.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -33,8 +35,11 @@ class Exchange:
         `fresh` becomes `restoring`, and is gone at the end. Raises OSError, and then nothing has changed.
         """
         restoring = self._state.restoring
-        fresh.rename(restoring)
-        with self._undone_if_it_fails(back=(restoring, fresh)):
+        is_half_done = restoring.exists()
+        if is_half_done:
+            _empty(restoring)
+        fresh.rename(restoring)  # takes the place of an empty folder at once: the mark is never away
+        with self._undone_if_it_fails(restoring, None if is_half_done else fresh):
             # The CA last: without one `up` would make a new one, if it were not for `restoring`.
             for name in (*SUBFOLDERS, "ca"):
                 self._aside(self._state.folder / name)
@@ -69,7 +74,8 @@ class Exchange:
         sync_folder(to.parent)
 
     @contextmanager
-    def _undone_if_it_fails(self, *, back: tuple[Path, Path]) -> Iterator[None]:
+    def _undone_if_it_fails(self, restoring: Path, fresh: Path | None) -> Iterator[None]:
+        """`restoring` becomes `fresh` again; it stays where an earlier try has left half a mesh."""
         try:
             yield
         except BaseException:
@@ -77,8 +83,17 @@ class Exchange:
                 to.rename(path)
             if self.replaced:
                 self.replaced.rmdir()
-            back[0].rename(back[1])
+            if fresh:
+                restoring.rename(fresh)
             raise
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _free(path: Path) -> Path:

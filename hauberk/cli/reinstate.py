@@ -25,8 +25,8 @@ def command(name: str, state: State, as_json: bool) -> None:
         print_json({"reinstated": spiffe_id})
     else:
         click.echo(
-            f"reinstated {spiffe_id}; for its processes: hauberk invite {name} --serves SERVICE, "
-            "or start `hauberk up` again"
+            f"reinstated {spiffe_id}; what `hauberk up` runs of it: hauberk restart {name}; "
+            f"what others start: hauberk invite {name} --serves SERVICE"
         )
 
 

@@ -22,6 +22,7 @@ _WORDS = {
     "spare ended": "ended again",
     "ending": "is asked to end, pid {pid}",
     "ended": "ended after {seconds:.1f} s, starts again",
+    "absent": "does not run, starts",
     "serves": "serves after {seconds:.1f} s, pid {pid}",
 }
 

@@ -1,8 +1,8 @@
 """`hauberk restore`: a mesh as a backup has it, where there is none or in place of one that is moved aside.
 
-Everything is checked before anything is touched. What happened after the backup is forgotten by it: who was
-revoked since is not, which tokens were spent since is unknown (so all of them are refused), and a root made
-since is trusted by nobody.
+Everything is checked before anything is touched. What happened after the backup is forgotten by it: which
+tokens were spent since is unknown (so all of them are refused), a root made since is trusted by nobody, and
+who was revoked since is not, save those whom the mesh that is replaced can still name.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from hauberk.cli.restoring import Forgotten, Restoring
 from hauberk.cli.state import State
 
 
-@click.command("restore", epilog="Example:  hauberk restore monday.hauberk")
+@click.command("restore", epilog="Example:  hauberk restore monday.hauberk --passphrase-file FILE")
 @click.argument("file", type=Path)
 @passphrase_option("Open the CA's keys with what this file holds; else with mesh.toml's ca_passphrase_file.")
 @click.option("--force", is_flag=True, help="Move a mesh that is here aside, to .hauberk/replaced-TIME/.")
@@ -80,7 +80,8 @@ class _Restored:
             "without": list(self.manifest.without),
             "replaced": str(self.replaced) if self.replaced else None,
             "revoked": list(self.manifest.revoked),
-            "revoke_again": list(self.forgotten.revoked),
+            "still_revoked": list(self.forgotten.still_revoked),
+            "revoke_again": self._to_revoke,
             "lost_roots": list(self.forgotten.roots),
         }
 
@@ -92,11 +93,18 @@ class _Restored:
             click.echo(f"  {line}", err=True)
         click.echo("next: hauberk up")
 
+    @property
+    def _to_revoke(self) -> list[str]:
+        return [name for name in self.forgotten.revoked if name not in self.forgotten.still_revoked]
+
     def _warnings(self) -> Iterator[str]:
         created = self.manifest.created
         known = ", ".join(self.manifest.revoked) or "nobody"
-        yield f"revoked then: {known}; whoever was revoked after {created} is not any more, revoke them again"
-        for name in self.forgotten.revoked:
+        yield f"revoked then: {known}"
+        if self.forgotten.still_revoked:
+            yield f"revoked since, and still: {', '.join(self.forgotten.still_revoked)}"
+        yield f"whoever else was revoked after {created} is not any more, revoke them again"
+        for name in self._to_revoke:
             yield f"  hauberk revoke {name}"
         yield "join tokens of before are all refused: invite anew (hauberk invite)"
         yield f"a certificate issued after {created} is good until it ends, after one svid_lifetime at most"

@@ -15,7 +15,7 @@ from hauberk.certs.clock import utc_now
 from hauberk.certs.errors import CertsError
 from hauberk.cli import authority, postgresql
 from hauberk.cli.archive import Manifest
-from hauberk.cli.control_store import ControlStore
+from hauberk.cli.control_store import ControlStore, carry_revocations
 from hauberk.cli.databases import Database, ServerDatabase, SqliteFile, databases_of
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.exchange import Exchange
@@ -28,6 +28,8 @@ class Forgotten:
     """What the mesh that is replaced knew, and the backup does not: names revoked, roots trusted."""
 
     revoked: tuple[str, ...]
+    still_revoked: tuple[str, ...]
+    """Those of them that the restored store refuses all the same."""
     roots: tuple[str, ...]
     """SHA-256 of the certificates, hex."""
 
@@ -88,18 +90,15 @@ class Restoring:
 
     def forgotten(self) -> Forgotten:
         """Held against what is here now, as far as that can be read."""
-        revoked: frozenset[str] = frozenset()
         roots: set[str] = set()
-        with suppress(CommandFailed):
-            if self.state.control_database.exists():
-                revoked = ControlStore.read(self.state.control_database).revoked
         with suppress(OSError, ValueError):
             trusted = pem.parse(self.state.roots.read_bytes())
             roots = {root.fingerprint(hashes.SHA256()).hex() for root in trusted}
-        lost = revoked - set(self.manifest.revoked)
         prefix = f"spiffe://{self.manifest.trust_domain}/"
+        revoked = tuple(sorted(name.removeprefix(prefix) for name in self._revoked_since()))
         return Forgotten(
-            revoked=tuple(sorted(name.removeprefix(prefix) for name in lost)),
+            revoked=revoked,
+            still_revoked=revoked if self._store.exists() else (),
             roots=tuple(sorted(roots - {root.fingerprint for root in self.ca.roots(utc_now())})),
         )
 
@@ -117,7 +116,6 @@ class Restoring:
                 postgresql.fill(server, self.incoming / server.part)
                 filled.append(str(server))
             files.remove_folder(self.incoming / "postgresql")
-            files.remove_folder(self.state.restoring)  # of an earlier try
             exchange = Exchange(self.state, now=utc_now())
             exchange.run(self.incoming, outside)
         except (OSError, CommandFailed, CertsError) as error:
@@ -130,12 +128,28 @@ class Restoring:
             raise
         return exchange.replaced
 
+    @property
+    def _store(self) -> Path:
+        """The control plane's, if the backup has one."""
+        return self.incoming / "control" / "control.db"
+
+    def _revoked_since(self) -> frozenset[str]:
+        """Whom this mesh refuses here now, as far as that can be read, and the backup does not."""
+        with suppress(CommandFailed):
+            if self.state.control_database.exists():
+                here = ControlStore.read(self.state.control_database)
+                if here.mesh_id == self.ca.mesh_id:
+                    return here.revoked - set(self.manifest.revoked)
+        return frozenset()
+
     def _arrange(self, outside: list[tuple[Path, Path]]) -> None:
         """Make of `incoming` what .hauberk/ is to be; add (new file, place) of what goes elsewhere."""
         mesh_file = self.incoming / "mesh.toml"
         if not self.state.mesh_file.exists():
             outside.append((_beside(self.state.mesh_file, mesh_file), self.state.mesh_file))
         mesh_file.unlink()
+        if self._store.exists() and self._revoked_since():
+            carry_revocations(self.state.control_database, self._store)
         mark = self.state.had_a_store.name
         had = (self.incoming / "ca" / mark).exists()
         files.remove_folder(self.incoming / "ca")

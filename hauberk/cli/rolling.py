@@ -14,6 +14,7 @@ from hauberk.certs.identity import SpiffeId
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.health import check_health
 from hauberk.cli.local_mesh import CONTROL, GRACE_S, LocalMesh, Replica
+from hauberk.cli.logs import file_name
 from hauberk.cli.supervisor import LAST_LINES, Child, Supervisor
 from hauberk.cli.up_socket import Asker, Request
 
@@ -135,9 +136,13 @@ class RollingRestart:
     async def _one(self, child: Child, tell: Tell) -> None:
         """Restart one process. Raises CommandFailed if it does not come back in time."""
         began, before = time.monotonic(), child.process
-        await tell({"event": "ending", "replica": child.name, "pid": child.pid})
+        if before:
+            await tell({"event": "ending", "replica": child.name, "pid": before.pid})
         await self._supervisor.end(child, GRACE_S)
-        await tell({"event": "ended", "replica": child.name, "seconds": _since(began)})
+        if before:
+            await tell({"event": "ended", "replica": child.name, "seconds": _since(began)})
+        else:
+            await tell({"event": "absent", "replica": child.name})
         ended = time.monotonic()
         await self._until_back(child, before)
         await tell(
@@ -197,7 +202,7 @@ def _not_back(child: Child, why: str) -> CommandFailed:
     lines = "".join(f"\n    {line}" for line in list(child.last_lines)[-LAST_LINES:])
     return CommandFailed(
         f"{child.name} {why}; nothing further is restarted{'. Its last lines:' if lines else ''}{lines}",
-        f"read .hauberk/logs/{child.name}.log, mend it, then restart the rest",
+        f"read .hauberk/logs/{file_name(child.name)}, mend it, then restart the rest",
     )
 
 

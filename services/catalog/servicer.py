@@ -9,11 +9,12 @@ by itself every POLL_S for those of a twin replica.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import grpc
 
+from hauberk.certs.clock import utc_now
 from hauberk.certs.watch import Watch
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.services.catalog import checked
@@ -37,15 +38,11 @@ _STATES = {
 }
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Catalog(catalog_pb2_grpc.CatalogServicer):
     """`leaving` is set when the process is about to stop: watches then end, so that they don't hold it up."""
 
     def __init__(
-        self, store: CatalogStore, leaving: asyncio.Event, *, now: Callable[[], datetime] = _utc_now
+        self, store: CatalogStore, leaving: asyncio.Event, *, now: Callable[[], datetime] = utc_now
     ) -> None:
         self._store = store
         self._leaving = leaving

@@ -51,6 +51,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         clients: XdsClients,
         root_roll: RootRoll,
         *,
+        svid_lifetime: timedelta,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
@@ -58,6 +59,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self._roster = roster
         self._clients = clients
         self._root_roll = root_roll
+        self._svid_lifetime = svid_lifetime
         self._clock = clock
         self._changing = asyncio.Lock()
 
@@ -115,7 +117,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.ReinstateResponse:
         spiffe_id = self._named(request.name)
         async with self._changing:
-            await ask(self._store.reinstate, spiffe_id, self._clock())
+            await ask(self._store.reinstate, spiffe_id, self._clock(), lifetime=self._svid_lifetime)
             self._source.reinstate(spiffe_id)
             self._roster.reinstate(spiffe_id)
         _log.warning("%s reinstated %s", caller().spiffe_id, spiffe_id)

@@ -8,10 +8,11 @@ checks that share this event loop are answered in between.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 
 import grpc
 
+from hauberk.certs.clock import utc_now
 from hauberk.certs.identity import LeafIdentity, SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.errors import TooManyInFlight
@@ -46,10 +47,6 @@ AT_ONCE = 50
 Context = grpc.aio.ServicerContext[DiscoveryRequest, bytes]
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Ads:
     """Serves the latest of `snapshots` to every stream. `control_id` is what it calls itself.
 
@@ -62,7 +59,7 @@ class Ads:
         control_id: SpiffeId,
         *,
         streams_per_identity: int = STREAMS_PER_IDENTITY,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._snapshots = snapshots
         self._control_id = control_id

@@ -100,6 +100,7 @@ class ControlPlane:
             revoked=revoked,
             restored=self._roster_store.load(),
             grace_s=self._grace_s,
+            missed_s=settings.svid_lifetime.total_seconds(),
             clock=asyncio.get_running_loop(),
         )
         self._set_clock = SetClock(clock)
@@ -205,7 +206,15 @@ class ControlPlane:
             watcher_refresh=self._settings.schedule.watcher_refresh,
             clock=self._clock,
         )
-        admin = Admin(self.store, self.source, self.roster, self._discovery, root_roll, clock=self._clock)
+        admin = Admin(
+            self.store,
+            self.source,
+            self.roster,
+            self._discovery,
+            root_roll,
+            svid_lifetime=self._settings.svid_lifetime,
+            clock=self._clock,
+        )
         enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, server)

@@ -1,10 +1,10 @@
 """What the next step of the root roll waits for: who has not been told yet, who still holds what it ends.
 
 Who was told is known by the trust streams that are open now, one for each process. A process that has none
-counts as not told until its certificates have ended: it may be cut off from us alone, and live.
+counts as not told until its certificates have ended: it may be cut off from us alone, and live. How many
+processes a name has is known by what they announced; of those that serve nothing, one is known.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -88,11 +88,12 @@ class RootRoll:
 
     async def _not_told(self) -> list[Holder]:
         version = self._source.message().version
-        announced = Counter(replica.spiffe_id for replica in self._roster.replicas())
         return [
             held
             for held in await self._holding(RootState.PREPARED)
-            if not self._audience.heard(held.spiffe_id, version, processes=announced[held.spiffe_id])
+            if not self._audience.heard(
+                held.spiffe_id, version, processes=self._roster.processes(held.spiffe_id)
+            )
         ]
 
     async def _holding(self, state: RootState) -> list[Holder]:

@@ -28,6 +28,8 @@ RESTORED_GRACE_S = 10.0
 """How long replicas known from before a restart of ours may take to announce themselves again."""
 MAX_VERSIONS = 20
 """Of one contract alive at once: each is kept whole, and a rollout needs two or three."""
+MAX_MISSED = 1000
+"""Of one name at once: who comes under ever new names of replicas costs no more memory than that."""
 GATHERED_S = 0.02
 """Changes are gathered for so long before they are handed on: a thousand replicas that start at once are not
 put in order a thousand times.
@@ -75,15 +77,21 @@ class Roster:
         revoked: frozenset[str],
         restored: State,
         grace_s: Callable[[], float],
+        missed_s: float,
         clock: Clock,
     ) -> None:
-        """A replica outlives its stream by `grace_s()`; what is `restored` waits RESTORED_GRACE_S for one."""
+        """A replica outlives its stream by `grace_s()`; what is `restored` waits RESTORED_GRACE_S for one.
+
+        One that was dropped then is missed for `missed_s` more: as long as its certificates may last.
+        """
         self._publisher = publisher
         self._bindings = bindings
         self._revoked = revoked
         self._grace_s = grace_s
+        self._missed_s = missed_s
         self._clock = clock
         self._listed: dict[Key, _Listing] = {}
+        self._missed: dict[SpiffeId, dict[str, Timer]] = {}
         # Of each contract the versions alive, first seen first; the last is the one callers are routed by.
         self._versions: dict[tuple[SpiffeId, str], dict[str, Announced]] = {}
         self.state = Watch(restored)
@@ -104,6 +112,14 @@ class Roster:
     def replicas(self) -> list[Replica]:
         """Every replica listed, in order."""
         return [self._listed[key].replica for key in sorted(self._listed, key=_order)]
+
+    def processes(self, spiffe_id: SpiffeId) -> int:
+        """How many replicas of this name there may be: those listed, and those that are missed.
+
+        Who has not come back may be cut off from us alone, and live.
+        """
+        listed = sum(key[0] == spiffe_id for key in self._listed)
+        return listed + len(self._missed.get(spiffe_id, ()))
 
     def contracts(self) -> list[tuple[SpiffeId, Announced]]:
         """Every version of every contract that is alive, or that was last, in order."""
@@ -156,6 +172,8 @@ class Roster:
         self._free_address(key, replica.address)
         lease = Lease(key)
         self._listed[key] = _Listing(replica, lease)
+        if (missed := self._missed.get(key[0], {}).pop(key[1], None)) is not None:
+            missed.cancel()
         for announced in contracts:
             versions = self._versions.setdefault((replica.spiffe_id, announced.contract.service), {})
             versions.setdefault(announced.contract.version, announced)
@@ -246,16 +264,27 @@ class Roster:
                 )
             self._drop(other)
 
-    def _lapse(self, key: Key, after_s: float) -> None:
+    def _lapse(self, key: Key, grace_s: float, *, waited_s: float = 0.0) -> None:
         def lapsed() -> None:
-            if (more_s := self._grace_s() - after_s) > 0:  # it has grown since the stream ended
-                self._lapse(key, more_s)
+            if self._grace_s() > grace_s:  # it has grown since the stream ended
+                self._lapse(key, self._grace_s(), waited_s=grace_s)
                 return
             _log.info("%s has not come back, dropped", _named(key))
             self._drop(key)
+            self._miss(key)
             self._changed()
 
-        self._listed[key].lapse = self._clock.call_later(after_s, lapsed)
+        self._listed[key].lapse = self._clock.call_later(grace_s - waited_s, lapsed)
+
+    def _miss(self, key: Key) -> None:
+        missed = self._missed.setdefault(key[0], {})
+
+        def forget() -> None:
+            del missed[key[1]]
+
+        if len(missed) >= MAX_MISSED:
+            missed.pop(next(iter(missed))).cancel()
+        missed[key[1]] = self._clock.call_later(self._missed_s, forget)
 
     def _drop(self, key: Key, why: End = "taken over") -> None:
         self._release(self._listed.pop(key), why)

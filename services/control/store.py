@@ -181,20 +181,25 @@ class Store:
             for table in (bindings, contracts, replicas):
                 connection.execute(delete(table).where(table.c.spiffe_id == name))
 
-    def reinstate(self, spiffe_id: SpiffeId, now: datetime) -> None:
+    def reinstate(self, spiffe_id: SpiffeId, now: datetime, *, lifetime: timedelta) -> None:
         """Refuse this name no longer; the join tokens it had are void.
 
-        Raises NotRevoked, or NotYet while a certificate from before the revocation is valid: it would be let
-        in again, and whoever stole it with it.
+        Raises NotRevoked, or NotYet while a certificate from before the revocation may be valid: it would be
+        let in again, and whoever stole it with it. That is `lifetime` at least: a store that was restored
+        does not know of those that were issued after its backup.
         """
         name = str(spiffe_id)
         with self.engine.begin() as connection:
-            if connection.execute(delete(revocations).where(revocations.c.spiffe_id == name)).rowcount != 1:
+            taken_back = delete(revocations).where(revocations.c.spiffe_id == name)
+            revoked_at = connection.scalar(taken_back.returning(revocations.c.revoked_at))
+            if revoked_at is None:
                 raise NotRevoked(f"{spiffe_id} is not revoked")
-            for held in _holders(connection, svids.c.spiffe_id == name, svids.c.not_after > now):
+            known = _holders(connection, svids.c.spiffe_id == name, svids.c.not_after > now)
+            until = max([_full_second(revoked_at + lifetime), *(held.until for held in known)])
+            if now < until:
                 raise NotYet(
-                    f"{held.certificates} certificates of {spiffe_id} from before its revocation are still "
-                    f"valid: reinstate it after {held.until:%Y-%m-%dT%H:%M:%SZ}",
+                    f"certificates of {spiffe_id} from before its revocation may still be valid: "
+                    f"reinstate it after {until:%Y-%m-%dT%H:%M:%SZ}",
                     reason="OLD_SVID_VALID",
                 )
             connection.execute(delete(join_tokens).where(join_tokens.c.spiffe_id == name))
@@ -209,6 +214,11 @@ class Store:
         with reading(self.engine) as connection:
             rows = connection.execute(select(bindings.c.contract, bindings.c.spiffe_id))
             return {contract: SpiffeId.parse(spiffe_id) for contract, spiffe_id in rows}
+
+
+def _full_second(at: datetime) -> datetime:
+    """The next one, as it is told: whoever comes then is not too early."""
+    return at.replace(microsecond=0) + timedelta(seconds=1 if at.microsecond else 0)
 
 
 def _holders(connection: Connection, *alive: ColumnElement[bool]) -> list[Holder]:

@@ -21,12 +21,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from hauberk.certs.clock import utc_now
 from hauberk.services.orders.errors import ClaimLost
 from hauberk.services.orders.lease import LONGEST_REST
 from hauberk.services.orders.saga import Saga
@@ -47,10 +48,6 @@ NO_REST, SHORTEST_REST = timedelta(0), timedelta(seconds=1)
 _log = logging.getLogger(__name__)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Recovery:
     """Recovers orders while its block runs, until `leaving` is set; what it works on then is given up.
 
@@ -63,7 +60,7 @@ class Recovery:
         saga: Saga,
         leaving: asyncio.Event,
         *,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
         look_s: float = LOOK_S,
     ) -> None:
         self._store = store
@@ -87,9 +84,8 @@ class Recovery:
     async def _run(self, ending: asyncio.Task[Any]) -> None:
         working: set[asyncio.Task[Any]] = set()
         async with asyncio.TaskGroup() as group:
-            await asyncio.wait(
-                [ending], timeout=_jittered(self._look_s)
-            )  # replicas started together look apart
+            # Replicas that were started together look apart.
+            await asyncio.wait([ending], timeout=_jittered(self._look_s))
             while not ending.done():
                 taken = await self._take() if len(working) < AT_ONCE else None
                 if taken is None:
@@ -145,6 +141,8 @@ class Recovery:
             await asyncio.to_thread(self._store.leave, order, claim, now=self._now(), rest=rest)
         except SQLAlchemyError as error:  # then the claim runs out by itself
             _log.warning("order %s cannot be given up: %s", order.order_id, _first_line(error))
+        except Exception:  # no thread can be started, say; the others are to be recovered still
+            _log.exception("order %s cannot be given up", order.order_id)
 
     def _is_hopeful(self, order: Order) -> bool:
         """Whether it is to be placed still, where nothing but time stands against it."""

@@ -7,11 +7,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import grpc
 
+from hauberk.certs.clock import utc_now
 from hauberk.certs.watch import Watch
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
 from hauberk.services.look_up import look_up
@@ -44,10 +45,6 @@ _STATUSES = {
 }
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Orders(orders_pb2_grpc.OrdersServicer):
     """`leaving` is set when the process is about to stop: watches then end, so that they don't hold it up.
 
@@ -61,7 +58,7 @@ class Orders(orders_pb2_grpc.OrdersServicer):
         errands: Errands,
         leaving: asyncio.Event,
         *,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
         self._errands = errands

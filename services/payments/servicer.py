@@ -4,11 +4,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import grpc
 
+from hauberk.certs.clock import utc_now
 from hauberk.protos.shop.payments.v1 import payments_pb2, payments_pb2_grpc
 from hauberk.services.look_up import look_up
 from hauberk.services.payments import checked
@@ -27,12 +28,8 @@ _STATES = {
 }
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Payments(payments_pb2_grpc.PaymentsServicer):
-    def __init__(self, store: PaymentStore, *, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, store: PaymentStore, *, now: Callable[[], datetime] = utc_now) -> None:
         self._store = store
         self._now = now
 

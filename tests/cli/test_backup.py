@@ -124,7 +124,10 @@ def test_nothing_is_left_beside_the_file(mesh: Saved, tmp_path: Path, target: st
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup", "mesh"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+ENDED = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 1, signal.SIGKILL: -9}
+
+
+@pytest.mark.parametrize("number", ENDED)
 def test_a_backup_that_is_ended_is_no_backup(
     mesh: Saved, tmp_path: Path, target: str, number: signal.Signals
 ) -> None:
@@ -137,7 +140,7 @@ def test_a_backup_that_is_ended_is_no_backup(
         until(lambda: bool(list(tmp_path.glob(".backup.*/parts"))))
         ours.send_signal(number)
         ours.communicate(timeout=20)
-    assert ours.returncode == {signal.SIGTERM: 143, signal.SIGINT: 1, signal.SIGKILL: -9}[number]
+    assert ours.returncode == ENDED[number]
     assert bool(list(tmp_path.glob(".backup.*"))) is (number == signal.SIGKILL)
     assert not Path(target).exists()
     assert mesh.backup().exists()

@@ -132,7 +132,7 @@ def test_encrypted_keys_are_said_to_be(tmp_path: Path) -> None:
 def test_a_root_near_its_end_is_to_be_rolled(state: State) -> None:
     (root,) = authority.load(state, MESH).roots(utc_now())
     (finding,) = wrong(checkup.authority_of(state, MESH, now=root.not_after - timedelta(days=20)))
-    assert finding.remedy == "roll it: hauberk ca prepare, activate, retire"
+    assert finding.remedy == "roll it: hauberk ca roll"
 
 
 def test_a_key_that_does_not_match_its_certificate_is_found(state: State) -> None:

@@ -85,7 +85,9 @@ def test_one_that_does_not_come_back_stops_the_restart_and_the_others_run_on(fol
         assert "no such table" in (folder / ".hauberk" / "logs" / "fragile-1.log").read_text()
     finally:
         (folder / "broken").unlink()
-    assert hauberk(folder, "restart", "fragile").returncode == 0
+    again = hauberk(folder, "restart", "fragile")
+    assert again.returncode == 0
+    assert re.search(r"fragile-1 +does not run, starts\n", again.stdout)
     after = pids(folder)
     assert after["fragile-1"]
     assert after["fragile-2"] != before["fragile-2"]

@@ -14,9 +14,11 @@ from hauberk.certs import files
 from hauberk.certs.authority import Authority
 from hauberk.certs.clock import utc_now
 from hauberk.certs.errors import TokenUnknown
+from hauberk.certs.identity import SpiffeId
 from hauberk.cli import archive
 from hauberk.cli.exchange import Exchange
-from tests.cli.saved import MESH, Saved, read, refused, write
+from hauberk.services.control.errors import NotYet
+from tests.cli.saved import HOUR, MESH, TRUST_DOMAIN, Saved, read, refused, write
 
 
 @pytest.fixture
@@ -117,13 +119,36 @@ def test_what_the_backup_cannot_know_is_listed(mesh: Saved) -> None:
     assert mesh.run("ca", "prepare").exit_code == 0
     (lost,) = set(mesh.fingerprints()) - {first}
     done = mesh.run("restore", str(backup), "--force")
-    assert "revoked then: spiffe://saved.test/former" in done.stderr
-    assert "  hauberk revoke stolen\n" in done.stderr
+    assert "revoked then: spiffe://saved.test/former\n" in done.stderr
+    assert "revoked since, and still: stolen\n" in done.stderr
     assert "join tokens of before are all refused" in done.stderr
     assert "is good until it ends" in done.stderr
     assert f"root {lost}" in done.stderr
     assert first not in done.stderr
     assert done.stdout.endswith("next: hauberk up\n")
+
+
+def test_who_was_revoked_since_is_refused_still(mesh: Saved) -> None:
+    mesh.invite("stolen")
+    backup = mesh.backup()
+    mesh.revoke("stolen")
+    done = mesh.run("restore", str(backup), "--force", "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["still_revoked"], answer["revoke_again"]) == (["stolen"], [])
+    stolen = SpiffeId.of(TRUST_DOMAIN, "stolen")
+    with contextlib.closing(mesh.store()) as store:
+        assert store.revoked() == {str(stolen)}
+        assert store.bindings() == {}
+        with pytest.raises(NotYet):
+            store.reinstate(stolen, utc_now(), lifetime=HOUR)
+
+
+def test_who_was_revoked_since_is_listed_where_the_backup_has_no_store(mesh: Saved) -> None:
+    backup = mesh.backup("--plain-keys", "--without", "control")
+    mesh.revoke("stolen")
+    done = mesh.run("restore", str(backup), "--force")
+    assert "  hauberk revoke stolen\n" in done.stderr
+    assert "and still" not in done.stderr
 
 
 def test_what_was_left_out_is_said(mesh: Saved) -> None:
@@ -224,6 +249,19 @@ def test_a_restore_that_was_killed_half_way_keeps_the_mesh_from_starting_until_i
         refused(mesh.run(*command), "a restore was ended half-way", "hauberk restore FILE")
     restored(mesh, backup)
     assert not mesh.state.restoring.exists()
+    assert mesh.read() == ["first"]
+
+
+def test_a_second_try_that_fails_leaves_the_mark_of_the_first(mesh: Saved) -> None:
+    """It has changed nothing, so half a mesh is what is there still."""
+    mesh.state.ca.rename(mesh.state.folder / "replaced-then")
+    (mesh.state.restoring / "ca").mkdir(parents=True)
+    fresh = mesh.state.folder / "incoming"
+    (fresh / "databases").mkdir(parents=True)
+    exchange, nowhere = Exchange(mesh.state, now=utc_now()), mesh.folder / "nowhere" / "x"
+    with pytest.raises(OSError, match="No such file"):
+        exchange.run(fresh, [(nowhere, mesh.folder / "x")])
+    refused(mesh.run("up"), "a restore was ended half-way", "hauberk restore FILE")
     assert mesh.read() == ["first"]
 
 

@@ -101,6 +101,25 @@ async def test_activate_waits_for_each_process_of_a_name(mesh: CoreMesh, operato
     await until(operator, lambda names: not names)
 
 
+async def test_activate_waits_for_a_process_that_is_cut_off_and_may_live(
+    mesh: CoreMesh, operator: Workload
+) -> None:
+    catalog = await mesh.join("catalog", [CATALOG])
+    near, far = await listens(catalog), await listens(catalog)
+    await catalog.announce(replica="1", address="127.0.0.1:4001")
+    cut_off = await catalog.announce(replica="2", address="127.0.0.1:4002")
+    far.cancel()
+    cut_off.call.cancel()
+    await mesh.until_listed("catalog#1")
+    await take(operator, PREPARE)
+    assert (await near.read()).version
+    await asyncio.sleep(0.2)  # whoever listens has been told by then
+    assert {each.spiffe_id for each in (await stands(operator)).waiting_for} == {str(spiffe("catalog"))}
+    await catalog.announce(replica="2", address="127.0.0.1:4002")
+    await listens(catalog)
+    await until(operator, lambda names: not names)
+
+
 async def test_retire_waits_for_certificates_of_the_old_root(mesh: CoreMesh, operator: Workload) -> None:
     catalog = await mesh.join("catalog", [CATALOG])
     await catalog.announce(replica="7")
@@ -137,7 +156,7 @@ async def test_a_revocation_is_taken_back_when_no_old_certificate_lives(
         grpc.StatusCode.FAILED_PRECONDITION,
         "OLD_SVID_VALID",
     )
-    mesh.clock.ahead = timedelta(hours=1)
+    mesh.clock.ahead = timedelta(hours=1, seconds=1)
     assert (await operator.admin.Reinstate(again)).spiffe_id == str(spiffe("catalog"))
     mesh.clock.ahead = timedelta(0)
     assert mesh.plane.source.trust.value.revoked == frozenset()

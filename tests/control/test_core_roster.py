@@ -15,7 +15,7 @@ from hauberk.services.control.errors import (
     TooManyVersions,
 )
 from hauberk.services.control.publish import Publisher
-from hauberk.services.control.roster import MAX_VERSIONS, RESTORED_GRACE_S, Lease, Roster, State
+from hauberk.services.control.roster import MAX_MISSED, MAX_VERSIONS, RESTORED_GRACE_S, Lease, Roster, State
 from hauberk.services.control.snapshot import Contract, Replica, Snapshot, Status
 from tests.control.core_mesh import TRUST_DOMAIN, spiffe
 from tests.control.test_xds_publish import FakeClock
@@ -57,6 +57,7 @@ class Stage:
             revoked=frozenset(),
             restored=restored,
             grace_s=lambda: self.grace_s,
+            missed_s=3600.0,
             clock=self.clock,
         )
 
@@ -97,6 +98,45 @@ def test_a_grace_that_grows_holds_for_those_who_are_gone_already(stage: Stage) -
     stage.grace_s = 3.0
     stage.clock.advance(297_000)
     assert stage.listed() == []
+
+
+def test_a_grace_that_has_grown_counts_from_the_end_of_the_stream(stage: Stage) -> None:
+    stage.roster.leave(stage.take())
+    stage.grace_s = 300.0
+    stage.clock.advance(3000)
+    stage.clock.advance(296_999)
+    assert stage.listed() == ["orders#1"]
+    stage.clock.advance(1)
+    assert stage.listed() == []
+
+
+def test_who_has_not_come_back_may_live_until_its_certificates_have_ended(stage: Stage) -> None:
+    stage.take("1", port=4001)
+    stage.roster.leave(stage.take("2", port=4002))
+    stage.clock.advance(3000)
+    assert stage.listed() == ["orders#1"]
+    assert stage.roster.processes(spiffe("orders")) == 2
+    stage.roster.leave(stage.take("2", port=4002))
+    assert stage.roster.processes(spiffe("orders")) == 2, "it is counted once when it is back"
+    stage.clock.advance(3000)
+    stage.clock.advance(3_599_999)
+    assert stage.roster.processes(spiffe("orders")) == 2
+    stage.clock.advance(1)
+    assert stage.roster.processes(spiffe("orders")) == 1
+    leaving = stage.take("2", port=4002)
+    stage.roster.report(leaving, Status.DRAINING)
+    stage.roster.leave(leaving)
+    assert stage.roster.processes(spiffe("orders")) == 1, "who says that it leaves is not missed"
+
+
+def test_those_who_are_missed_are_bounded(stage: Stage) -> None:
+    for number in range(MAX_MISSED + 3):
+        stage.roster.leave(stage.take(str(number), port=2000 + number))
+    stage.clock.advance(3000)
+    assert stage.listed() == []
+    assert stage.roster.processes(spiffe("orders")) == MAX_MISSED
+    stage.clock.advance(3_600_000)
+    assert stage.roster.processes(spiffe("orders")) == 0
 
 
 def test_a_new_lease_within_the_grace_keeps_the_replica(stage: Stage) -> None:

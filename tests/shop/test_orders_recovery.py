@@ -51,6 +51,13 @@ class SlowPayments(Payments):
         return payment
 
 
+class NoThreads(OrderStore):
+    """Its claims cannot be given up, as on a machine that starts no thread any more."""
+
+    def leave(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+
 class Replicas:
     """What recovers in replicas of the orders, each with its own store and saga over the one database."""
 
@@ -58,8 +65,14 @@ class Replicas:
         self._shop = shop
         self.open = AsyncExitStack()
 
-    async def start(self, *, leaving: asyncio.Event | None = None, lease: timedelta = LEASE) -> None:
-        store = OrderStore(self._shop.books_engine, lease=lease)
+    async def start(
+        self,
+        *,
+        leaving: asyncio.Event | None = None,
+        lease: timedelta = LEASE,
+        store_of: type[OrderStore] = OrderStore,
+    ) -> None:
+        store = store_of(self._shop.books_engine, lease=lease)
         orders = self._shop.new_orders(Orders, books=store)
         recovery = Recovery(store, orders.saga, leaving or asyncio.Event(), look_s=LOOK_S)
         await self.open.enter_async_context(recovery)
@@ -250,6 +263,18 @@ async def test_one_order_that_cannot_be_recovered_keeps_no_other(
     assert await settled(shop, left) is Stage.PLACED
     await eventually(lambda: shop.resting("broken"), within=WITHIN_S)
     assert f"order {broken.order_id} cannot be recovered" in caplog.text
+
+
+async def test_one_order_that_cannot_be_given_up_keeps_no_other(
+    shop: Shop, replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = leave_at(shop, Stage.RESERVED)
+    await shop.start()
+    await shop.street.close("payments")
+    await replicas.start(store_of=NoThreads)
+    await eventually(lambda: f"order {away.order_id} cannot be given up" in caplog.text, within=WITHIN_S)
+    charged = leave_at(shop, Stage.CHARGED, key="k2")
+    assert await settled(shop, charged) is Stage.PLACED
 
 
 async def test_a_leaving_replica_gives_up_what_it_has_not_finished(shop: Shop, replicas: Replicas) -> None:
