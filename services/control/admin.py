@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import grpc
 
 from hauberk.certs import join
+from hauberk.certs.clock import SetClock
 from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
@@ -53,6 +54,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         *,
         svid_lifetime: timedelta,
         clock: Callable[[], datetime],
+        set_clock: SetClock,
     ) -> None:
         self._store = store
         self._source = source
@@ -61,6 +63,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self._root_roll = root_roll
         self._svid_lifetime = svid_lifetime
         self._clock = clock
+        self._set_clock = set_clock
         self._changing = asyncio.Lock()
 
     async def Invite(  # noqa: N802 - the contract's name
@@ -116,6 +119,11 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self, request: admin_pb2.ReinstateRequest, context: Context
     ) -> admin_pb2.ReinstateResponse:
         spiffe_id = self._named(request.name)
+        if self._set_clock.ahead > timedelta(0):  # set right again, it would find them good once more
+            raise NotYet(
+                f"{self._set_clock}: whether the certificates of {spiffe_id} have ended cannot be told",
+                reason="CLOCK_SET",
+            )
         async with self._changing:
             await ask(self._store.reinstate, spiffe_id, self._clock(), lifetime=self._svid_lifetime)
             self._source.reinstate(spiffe_id)

@@ -214,6 +214,7 @@ class ControlPlane:
             root_roll,
             svid_lifetime=self._settings.svid_lifetime,
             clock=self._clock,
+            set_clock=self._set_clock,
         )
         enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)

@@ -157,6 +157,11 @@ async def test_a_revocation_is_taken_back_when_no_old_certificate_lives(
         "OLD_SVID_VALID",
     )
     mesh.clock.ahead = timedelta(hours=1, seconds=1)
+    mesh.plane._look_at_clock()
+    with pytest.raises(grpc.aio.AioRpcError) as doubtful:
+        await operator.admin.Reinstate(again)
+    assert reason_of(doubtful.value) == "CLOCK_SET", "set right again, it would find them good once more"
+    mesh.plane._set_clock.ahead = timedelta(0)  # and now the hour has passed, and nobody set the clock
     assert (await operator.admin.Reinstate(again)).spiffe_id == str(spiffe("catalog"))
     mesh.clock.ahead = timedelta(0)
     assert mesh.plane.source.trust.value.revoked == frozenset()
