@@ -94,7 +94,7 @@ async def test_a_control_plane_that_was_frozen_has_nothing_to_tell(tmp_path: Pat
             await asyncio.sleep(1)
             told, known = await versions(AdsStream(caller.control)), await Knowledge.of(mesh)
             mesh.freeze(CONTROL)
-            await asyncio.sleep(20 if soaking else 4)
+            await asyncio.sleep(15 if soaking else 4)
             mesh.thaw(CONTROL)
             await caller.control.channel_ready()
             stream = AdsStream(caller.control)

@@ -121,7 +121,7 @@ async def test_a_frozen_replica_costs_no_read_and_finds_its_way_back(tmp_path: P
     async with shop(tmp_path, twins()) as trade:
         for service in SERVICES if soaking else ("catalog",):
             replica = f"{service}-1"
-            await trade.lose(replica, "frozen", freeze(trade.mesh, replica), for_s=15 if soaking else 6)
+            await trade.lose(replica, "frozen", freeze(trade.mesh, replica), for_s=10 if soaking else 6)
             await trade.returns(replica, thaw(trade.mesh, replica))
 
 
@@ -135,7 +135,7 @@ async def test_a_replica_that_is_cut_off_costs_no_read_and_finds_its_way_back(
         cut = {f"{service}-1": cable for service, cable in zip(services, laid, strict=True)}
         async with shop(tmp_path, twins(host=laid[0].host), cut) as trade:
             for replica, cable in cut.items():
-                await trade.lose(replica, "cut off", asyncio.to_thread(cable.cut), for_s=15 if soaking else 6)
+                await trade.lose(replica, "cut off", asyncio.to_thread(cable.cut), for_s=10 if soaking else 6)
                 await trade.returns(replica, asyncio.to_thread(cable.mend))
 
 
