@@ -7,8 +7,8 @@ here: core enforces the caller's deadline, never a contract's.
 from dataclasses import dataclass
 from typing import Literal
 
+from hauberk.interceptors.demands import DeadlineRule
 from hauberk.interceptors.errors import DeadlinePassed, DeadlineRequired
-from hauberk.interceptors.policy import DeadlineRule
 
 Bound = Literal["caller", "contract max", "contract default", "first message", "own timeout"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from hauberk.interceptors.demands import MessageBounds
 from hauberk.interceptors.errors import MessageTooLarge, MessageUnreadable, TooManyItems
-from hauberk.interceptors.policy import MessageBounds
 
 Check = Callable[[bytes], None]
 

@@ -13,7 +13,8 @@ from typing import Self
 from hauberk.interceptors.authorization import callers_check
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.deadline import admit
-from hauberk.interceptors.errors import UnknownMethod
+from hauberk.interceptors.demands import Priority
+from hauberk.interceptors.errors import PolicyError, UnknownMethod
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.metadata import check_metadata
 from hauberk.interceptors.peer import PeerCheck
@@ -38,7 +39,11 @@ class Pipeline:
         in_flight: InFlight,
         trust_domain: str,
     ) -> Self:
-        """The pipeline of `policy`; `trust_domain` is the one bare paths in `callers` belong to."""
+        """The pipeline of `policy`; `trust_domain` is the one bare paths in `callers` belong to.
+
+        Raises PolicyError for a demand that is not enforced here.
+        """
+        _check_enforced(policy)
         return cls(
             policy,
             (
@@ -62,6 +67,18 @@ class Pipeline:
         """Let `call` through, or raise Refused. It may hold a place in flight either way."""
         for check in self.checks:
             check(call)
+
+
+def _check_enforced(policy: Policy) -> None:
+    unenforced = {
+        "token": policy.token is not None,
+        "quota": bool(policy.quotas),
+        "priority": policy.priority is not Priority.NORMAL,
+        "audit": policy.audit,
+    }
+    for demand, made in unenforced.items():
+        if made:
+            raise PolicyError(f"{policy.method}: this build does not enforce {demand}")
 
 
 def _peer(peer_check: PeerCheck, *, required: bool) -> Check:

@@ -6,7 +6,7 @@ demand that cannot be enforced must not look as if it were.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
@@ -17,21 +17,14 @@ from google.protobuf.descriptor_pb2 import (
     MethodOptions,
     ServiceDescriptorProto,
 )
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
+from hauberk.interceptors.demands import DeadlineRule, MessageBounds, Priority, QuotaKey, QuotaRule, TokenRule
 from hauberk.interceptors.errors import PolicyError
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
-
-LONGEST_S = 315_576_000_000
-"""The end of google.protobuf.Duration: ten thousand years, which our clocks can still add to."""
-
-MOST_BYTES = 2**30
-"""Of a message: protobuf reads at most twice as much."""
-MOST_ITEMS = 10_000_000
 
 _EVERYTHING = "*"
 _ANY_TRUST_DOMAIN = "any"  # stands in for the mesh's while a bare path's grammar is checked
@@ -43,28 +36,6 @@ class Idempotency(StrEnum):
     UNKNOWN = "unknown"
     IDEMPOTENT = "idempotent"
     NO_SIDE_EFFECTS = "no_side_effects"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadlineRule:
-    """How long a call may take, in seconds; None where the contract is silent."""
-
-    required: bool = False
-    default_s: float | None = None
-    max_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageBounds:
-    """How large one message of the caller may be: see interceptors/message.py."""
-
-    max_bytes: int = 256 * 1024
-    max_items: int = 10_000
-
-    def __post_init__(self) -> None:
-        for name, most in (("max_bytes", MOST_BYTES), ("max_items", MOST_ITEMS)):
-            if not 0 < getattr(self, name) <= most:
-                raise PolicyError(f"message.{name} is not 1 to {most}: {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +84,11 @@ class Policy:
     """Empty: nobody may call."""
     anonymous: bool = False
     deadline: DeadlineRule | None = None
-    message: MessageBounds = MessageBounds()
+    token: TokenRule | None = None
+    quotas: tuple[QuotaRule, ...] = ()
+    priority: Priority = Priority.NORMAL
+    audit: bool = False
+    message: MessageBounds = field(default_factory=MessageBounds)
     idempotency: Idempotency = Idempotency.UNKNOWN
     origin: str = "method"
     """Where it was said: "method", "service" (the service's defaults) or "built in"."""
@@ -121,6 +96,26 @@ class Policy:
     def __post_init__(self) -> None:
         if self.anonymous and self.callers:
             raise PolicyError(f"{self.method}: anonymous excludes callers")
+        if self.anonymous and self.token is not None and self.token.bound:
+            raise PolicyError(f"{self.method}: anonymous excludes a token bound to a certificate")
+        for quota in self.quotas:
+            if quota.key is QuotaKey.SUBJECT and self.token is None:
+                raise PolicyError(f"{self.method}: quota.key KEY_SUBJECT needs a token")
+            if quota.cost and self.request_streaming:
+                raise PolicyError(f"{self.method}: quota.cost is not of streamed requests")
+
+    def declared(self) -> policy_pb2.Policy:
+        """It as a contract would spell it, nothing left to defaults."""
+        return policy_pb2.Policy(
+            callers=map(str, self.callers),
+            anonymous=self.anonymous,
+            deadline=None if self.deadline is None else self.deadline.declared(),
+            token=None if self.token is None else self.token.declared(),
+            quota=[quota.declared() for quota in self.quotas],
+            priority=policy_pb2.Priority.Name(int(self.priority)),
+            audit=self.audit,
+            message=self.message.declared(),
+        )
 
     def admits(self, caller: SpiffeId, trust_domain: str) -> bool:
         """Whether one of `callers` means `caller`."""
@@ -180,8 +175,12 @@ def _policy(service: str, declared: ServiceDescriptorProto, method: MethodDescri
             response_streaming=method.server_streaming,
             callers=callers(*demands.callers),
             anonymous=demands.anonymous,
-            deadline=_deadline(demands.deadline) if demands.HasField("deadline") else None,
-            message=_message(demands.message),
+            deadline=DeadlineRule.of(demands.deadline) if demands.HasField("deadline") else None,
+            token=TokenRule.of(demands.token) if demands.HasField("token") else None,
+            quotas=tuple(map(QuotaRule.of, demands.quota)),
+            priority=Priority.of(demands.priority),
+            audit=demands.audit,
+            message=MessageBounds.of(demands.message),
             idempotency=_idempotency(method.options),
             origin=origin,
         )
@@ -204,41 +203,15 @@ def _extension(options: Any, extension: Any, name: str) -> policy_pb2.Policy | N
 def _unknown_fields(message: Message) -> Iterable[int]:
     """The numbers of fields in `message`, or anywhere inside it, that our copy of its type does not have."""
     yield from _unknown_numbers(message)
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in value if field.is_repeated else (value,):
+    for known, value in message.ListFields():
+        if known.message_type is not None:
+            for part in value if known.is_repeated else (value,):
                 yield from _unknown_fields(part)
 
 
 def _unknown_numbers(message: Message) -> list[int]:
     unknown = UnknownFieldSet(message)
     return [unknown[index].field_number for index in range(len(unknown))]
-
-
-def _deadline(declared: policy_pb2.Deadline) -> DeadlineRule:
-    rule = DeadlineRule(
-        required=declared.required,
-        default_s=_seconds(declared.default, "default") if declared.HasField("default") else None,
-        max_s=_seconds(declared.max, "max") if declared.HasField("max") else None,
-    )
-    if rule.required and rule.default_s is not None:
-        raise PolicyError("deadline.required excludes deadline.default")
-    if rule.default_s is not None and rule.max_s is not None and rule.default_s > rule.max_s:
-        raise PolicyError(
-            f"deadline.default {rule.default_s:g} s is longer than deadline.max {rule.max_s:g} s"
-        )
-    return rule
-
-
-def _message(declared: policy_pb2.MessageBounds) -> MessageBounds:
-    return MessageBounds(**{field.name: value for field, value in declared.ListFields()})
-
-
-def _seconds(duration: Duration, field: str) -> float:
-    seconds = duration.seconds + duration.nanos / 1e9
-    if not 0 <= duration.nanos < 1_000_000_000 or not 0 < seconds <= LONGEST_S:
-        raise PolicyError(f"deadline.{field} is not a positive duration: {seconds:g} s")
-    return seconds
 
 
 def _idempotency(options: MethodOptions) -> Idempotency:

@@ -15,7 +15,6 @@ from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
 from hauberk.services.control.caller import caller
-from hauberk.services.control.contracts import to_proto
 from hauberk.services.control.errors import NotYet, RequestRefused, ask
 from hauberk.services.control.registry import TO_PROTO
 from hauberk.services.control.root_roll import RootRoll
@@ -160,7 +159,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
                 if request.filter in ("", contract.service, policy.method):
                     response.methods.add(
                         method=policy.method,
-                        policy=to_proto(policy),
+                        policy=policy.declared(),
                         origin=_ORIGINS.get(policy.origin, policy.origin),
                         idempotency=policy.idempotency.value,
                         version=contract.version,

@@ -8,14 +8,12 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto
 from google.protobuf.message import DecodeError
 
 from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.policy import Policy, policies_of_proto
-from hauberk.protos.hauberk.policy.v1 import policy_pb2
 from hauberk.services.control.errors import RequestRefused
 from hauberk.services.control.snapshot import Contract
 
@@ -63,20 +61,6 @@ def read_contracts(descriptors: bytes, services: Iterable[str]) -> tuple[Announc
     return tuple(_read(name, found) for name in services)
 
 
-def to_proto(policy: Policy) -> policy_pb2.Policy:
-    """The policy as a contract would spell it."""
-    message = policy_pb2.Policy(callers=map(str, policy.callers), anonymous=policy.anonymous)
-    message.message.max_bytes = policy.message.max_bytes
-    message.message.max_items = policy.message.max_items
-    if rule := policy.deadline:
-        message.deadline.required = rule.required
-        if rule.max_s is not None:
-            message.deadline.max.FromTimedelta(timedelta(seconds=rule.max_s))
-        if rule.default_s is not None:
-            message.deadline.default.FromTimedelta(timedelta(seconds=rule.default_s))
-    return message
-
-
 def _read(name: str, found: dict[str, tuple[FileDescriptorProto, ServiceDescriptorProto]]) -> Announced:
     if name not in found:
         raise _refused(f"descriptors lack a contract that is offered: {name!r:.99}")
@@ -104,7 +88,7 @@ def _version(policies: Iterable[Policy]) -> str:
     """Hex, 16 digits: equal for contracts that demand the same of the same methods."""
     digest = hashlib.sha256()
     for policy in sorted(policies, key=lambda policy: policy.method):
-        demands = to_proto(policy).SerializeToString(deterministic=True)
+        demands = policy.declared().SerializeToString(deterministic=True)
         shape = (policy.method, policy.request_streaming, policy.response_streaming, policy.idempotency.value)
         digest.update(repr((*shape, demands)).encode())
     return digest.hexdigest()[:16]

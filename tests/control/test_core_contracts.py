@@ -13,7 +13,7 @@ from hauberk.protos.hauberk.policy.v1 import policy_pb2
 from hauberk.protos.shop.catalog.v1 import catalog_pb2
 from hauberk.protos.shop.orders.v1 import orders_pb2
 from hauberk.protos.shop.payments.v1 import payments_pb2
-from hauberk.services.control.contracts import read_contracts, to_proto
+from hauberk.services.control.contracts import read_contracts
 from tests.control.core_mesh import CATALOG, PAYMENTS, CoreMesh, shop_descriptors
 from tests.control.test_core_registry import refused
 
@@ -45,7 +45,7 @@ def respelled(service: ServiceDescriptor) -> FileDescriptorSet:
         level = described.options.idempotency_level
         described.ClearField("options")
         described.options.idempotency_level = level
-        described.options.Extensions[POLICY].CopyFrom(to_proto(policies[described.name]))
+        described.options.Extensions[POLICY].CopyFrom(policies[described.name].declared())
     return files
 
 

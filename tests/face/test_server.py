@@ -13,8 +13,9 @@ from grpc_health.v1 import health_pb2
 
 from hauberk.certs.credentials import pinned_channel_credentials
 from hauberk.errors import ListenFailed
+from hauberk.interceptors.demands import MessageBounds
 from hauberk.interceptors.errors import PolicyError
-from hauberk.interceptors.policy import MessageBounds, Policy
+from hauberk.interceptors.policy import Policy
 from hauberk.protos.shop.payments.v1 import payments_pb2_grpc
 from tests.face.town import SERVICE, Town, echo, policy, refused
 

@@ -19,11 +19,12 @@ from hauberk.certs.credentials import Credentials, server_credentials
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.demands import DeadlineRule
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.outgoing import Explain, _Truthful
 from hauberk.interceptors.peer import PeerCheck, Trust
-from hauberk.interceptors.policy import DeadlineRule, Policy, callers
+from hauberk.interceptors.policy import Policy, callers
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.interceptors.serving import guarded_server
 

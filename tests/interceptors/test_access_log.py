@@ -12,7 +12,7 @@ import pytest
 from grpc.aio import AioRpcError
 
 from hauberk.interceptors.access_log import AccessLog, Record
-from hauberk.interceptors.policy import DeadlineRule
+from hauberk.interceptors.demands import DeadlineRule
 from tests.interceptors.stage import Shape, Stage, begin, call, echo, policy
 
 UNARY = Shape.UNARY_UNARY

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hauberk.interceptors.deadline import MARGIN_S, Deadline, admit, budget
+from hauberk.interceptors.demands import DeadlineRule
 from hauberk.interceptors.errors import DeadlinePassed, DeadlineRequired
-from hauberk.interceptors.policy import DeadlineRule
 
 NOW = 1000.0
 _seconds = st.floats(min_value=0.001, max_value=1e6)

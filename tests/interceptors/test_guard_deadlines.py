@@ -11,7 +11,7 @@ import pytest
 from grpc.aio import AioRpcError
 
 from hauberk.interceptors.call import current_call
-from hauberk.interceptors.policy import DeadlineRule
+from hauberk.interceptors.demands import DeadlineRule
 from tests.interceptors.stage import Behaviour, Shape, Stage, begin, call, echo, info, policy
 
 

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc.aio import AioRpcError
 
-from hauberk.interceptors.policy import DeadlineRule
+from hauberk.interceptors.demands import DeadlineRule
 from tests.interceptors.raw_http2 import Raw, RawConnection, Trailers, message, tls_of
 from tests.interceptors.stage import SERVICE, Shape, Stage, begin, call, echo, info, path, policy
 

@@ -9,8 +9,8 @@ import pytest
 from grpc.aio import AioRpcError
 
 from hauberk.interceptors.call import current_call
+from hauberk.interceptors.demands import DeadlineRule
 from hauberk.interceptors.peer import Trust
-from hauberk.interceptors.policy import DeadlineRule
 from tests.interceptors.stage import Metadata, Shape, Stage, begin, call, echo, info, path, policy
 
 ME = "spiffe://mesh.test/gateway"

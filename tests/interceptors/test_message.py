@@ -13,9 +13,9 @@ from grpc.aio import AioRpcError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hauberk.interceptors.demands import MessageBounds
 from hauberk.interceptors.errors import MessageTooLarge, MessageUnreadable, Refused, TooManyItems
 from hauberk.interceptors.message import message_check
-from hauberk.interceptors.policy import MessageBounds
 from hauberk.protos.shop.catalog.v1 import catalog_pb2
 from tests.interceptors.stage import SERVICE, Shape, Stage, call, info, policy
 

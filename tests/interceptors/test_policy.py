@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hauberk.certs.identity import SpiffeId
+from hauberk.interceptors.demands import DeadlineRule, MessageBounds
 from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.policy import (
     CallerPattern,
-    DeadlineRule,
     Idempotency,
-    MessageBounds,
     Policy,
     callers,
     policies_of,
@@ -174,9 +173,9 @@ def varint_field(number: int) -> bytes:
 @pytest.mark.parametrize(
     ("demands", "number"),
     [
-        (saying(callers=["*"]).SerializeToString() + varint_field(4), 4),
+        (saying(callers=["*"]).SerializeToString() + varint_field(9), 9),
         (saying(callers=["*"]).SerializeToString() + varint_field(99), 99),
-        (b"\x0a\x01*" + b"\x22\x00", 4),  # a sub-message: `token {}`
+        (b"\x0a\x01*" + b"\x4a\x00", 9),  # a sub-message
         (b"\x0a\x01*" + b"\x1a\x02" + varint_field(4), 4),  # inside deadline
         (b"\x0a\x01*" + b"\x1a\x04\x12\x02" + varint_field(7), 7),  # inside deadline.max
         (b"\x0a\x01*" + b"\x42\x02" + varint_field(3), 3),  # inside message
@@ -192,9 +191,9 @@ def test_demand_this_build_does_not_know_is_named(demands: bytes, number: int, o
 def test_unknown_demand_is_found_in_a_descriptor_too() -> None:
     """The way a server reads its own contract, from a pool."""
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(contract(b"\x0a\x01*" + varint_field(4)))
+    pool.Add(contract(b"\x0a\x01*" + varint_field(9)))
     service = pool.FindServiceByName("lab.v1.Lab")
-    with pytest.raises(PolicyError, match="number 4"):
+    with pytest.raises(PolicyError, match="number 9"):
         policies_of(service)
 
 

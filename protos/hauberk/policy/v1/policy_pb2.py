@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehauberk/policy/v1/policy.proto\x12\x11hauberk.policy.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8e\x01\n\x06Policy\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\x12\x11\n\tanonymous\x18\x02 \x01(\x08\x12-\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1b.hauberk.policy.v1.Deadline\x12\x31\n\x07message\x18\x08 \x01(\x0b\x32 .hauberk.policy.v1.MessageBounds\"p\n\x08\x44\x65\x61\x64line\x12\x10\n\x08required\x18\x01 \x01(\x08\x12&\n\x03max\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x64\x65\x66\x61ult\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"[\n\rMessageBounds\x12\x16\n\tmax_bytes\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmax_items\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x0c\n\n_max_bytesB\x0c\n\n_max_items:N\n\x08\x64\x65\x66\x61ults\x12\x1f.google.protobuf.ServiceOptions\x18\x98\x8c\x03 \x01(\x0b\x32\x19.hauberk.policy.v1.Policy:K\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\x98\x8c\x03 \x01(\x0b\x32\x19.hauberk.policy.v1.PolicyBH\n\x15\x64\x65v.hauberk.policy.v1P\x01Z-hauberk.dev/protos/hauberk/policy/v1;policyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehauberk/policy/v1/policy.proto\x12\x11hauberk.policy.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9e\x02\n\x06Policy\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\x12\x11\n\tanonymous\x18\x02 \x01(\x08\x12-\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x1b.hauberk.policy.v1.Deadline\x12\'\n\x05token\x18\x04 \x01(\x0b\x32\x18.hauberk.policy.v1.Token\x12\'\n\x05quota\x18\x05 \x03(\x0b\x32\x18.hauberk.policy.v1.Quota\x12-\n\x08priority\x18\x06 \x01(\x0e\x32\x1b.hauberk.policy.v1.Priority\x12\r\n\x05\x61udit\x18\x07 \x01(\x08\x12\x31\n\x07message\x18\x08 \x01(\x0b\x32 .hauberk.policy.v1.MessageBounds\"p\n\x08\x44\x65\x61\x64line\x12\x10\n\x08required\x18\x01 \x01(\x08\x12&\n\x03max\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x64\x65\x66\x61ult\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"[\n\rMessageBounds\x12\x16\n\tmax_bytes\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmax_items\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x0c\n\n_max_bytesB\x0c\n\n_max_items\"\x7f\n\x05Token\x12\r\n\x05roles\x18\x01 \x03(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12(\n\x06\x63laims\x18\x03 \x03(\x0b\x32\x18.hauberk.policy.v1.Claim\x12\x12\n\x05\x62ound\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x0f\n\x07pass_on\x18\x05 \x03(\tB\x08\n\x06_bound\"%\n\x05\x43laim\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\xf3\x01\n\x05Quota\x12\r\n\x05limit\x18\x01 \x01(\r\x12&\n\x03per\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62urst\x18\x03 \x01(\r\x12)\n\x03key\x18\x04 \x01(\x0e\x32\x1c.hauberk.policy.v1.Quota.Key\x12\x0e\n\x06header\x18\x05 \x01(\t\x12\x0c\n\x04\x63ost\x18\x06 \x01(\t\"[\n\x03Key\x12\x13\n\x0fKEY_UNSPECIFIED\x10\x00\x12\x0e\n\nKEY_CALLER\x10\x01\x12\x0f\n\x0bKEY_SUBJECT\x10\x02\x12\x0e\n\nKEY_METHOD\x10\x03\x12\x0e\n\nKEY_HEADER\x10\x04*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03:N\n\x08\x64\x65\x66\x61ults\x12\x1f.google.protobuf.ServiceOptions\x18\x98\x8c\x03 \x01(\x0b\x32\x19.hauberk.policy.v1.Policy:K\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\x98\x8c\x03 \x01(\x0b\x32\x19.hauberk.policy.v1.PolicyBH\n\x15\x64\x65v.hauberk.policy.v1P\x01Z-hauberk.dev/protos/hauberk/policy/v1;policyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hauberk.policy.v1.policy_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025dev.hauberk.policy.v1P\001Z-hauberk.dev/protos/hauberk/policy/v1;policyv1'
+  _globals['_PRIORITY']._serialized_start=1029
+  _globals['_PRIORITY']._serialized_end=1123
   _globals['_POLICY']._serialized_start=120
-  _globals['_POLICY']._serialized_end=262
-  _globals['_DEADLINE']._serialized_start=264
-  _globals['_DEADLINE']._serialized_end=376
-  _globals['_MESSAGEBOUNDS']._serialized_start=378
-  _globals['_MESSAGEBOUNDS']._serialized_end=469
+  _globals['_POLICY']._serialized_end=406
+  _globals['_DEADLINE']._serialized_start=408
+  _globals['_DEADLINE']._serialized_end=520
+  _globals['_MESSAGEBOUNDS']._serialized_start=522
+  _globals['_MESSAGEBOUNDS']._serialized_end=613
+  _globals['_TOKEN']._serialized_start=615
+  _globals['_TOKEN']._serialized_end=742
+  _globals['_CLAIM']._serialized_start=744
+  _globals['_CLAIM']._serialized_end=781
+  _globals['_QUOTA']._serialized_start=784
+  _globals['_QUOTA']._serialized_end=1027
+  _globals['_QUOTA_KEY']._serialized_start=936
+  _globals['_QUOTA_KEY']._serialized_end=1027
 # @@protoc_insertion_point(module_scope)
