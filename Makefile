@@ -52,8 +52,8 @@ grpcurl: ## install the real grpcurl into .tools/bin (needs Go)
 	@scripts/install-grpcurl.sh
 
 .PHONY: bench
-bench: $(READY) ## measure this machine (ARGS chooses what; see scripts/bench.py --help)
-	@exec $(BIN)/python scripts/bench.py $(ARGS)
+bench: ## measure what a call costs, ours and others' (ARGS chooses; ARGS=--help); makes an environment of its own
+	@exec scripts/bench.sh $(ARGS)
 
 .PHONY: audit
 audit: $(READY) ## look up known vulnerabilities of what we ship with; write a CycloneDX SBOM into build/

@@ -39,6 +39,7 @@ class SpiffeId:
 
     trust_domain: str
     path: str
+    _text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         parse_trust_domain(self.trust_domain)
@@ -48,8 +49,10 @@ class SpiffeId:
             raise IdentityError(
                 f"spiffe id path is not lower-case segments of [a-z0-9._-]: {self.path!r:.99}"
             )
-        if len(SCHEME) + len(self.trust_domain) + len(self.path) > MAX_ID_BYTES:
+        text = f"{SCHEME}{self.trust_domain}{self.path}"
+        if len(text) > MAX_ID_BYTES:
             raise IdentityError(f"spiffe id longer than {MAX_ID_BYTES} bytes: {self.path!r:.99}")
+        object.__setattr__(self, "_text", text)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -86,7 +89,10 @@ class SpiffeId:
         return dns_name
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.trust_domain}{self.path}"
+        return self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)  # which a string remembers: each call looks its caller up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,10 @@ _REMEMBERED = 4096
 _VERIFIED_FOR = timedelta(seconds=60)
 """A chain is walked again after this long, should an intermediate or an anchor have expired meanwhile."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
+_TRANSPORT = "transport_security_type"
 _TLS = frozenset({"ssl", "tls"})
+_TLS_1_3 = [b"TLSv1.3"]
+_SSL = [b"ssl"]
 
 AuthContext = Mapping[str, Iterable[bytes]]
 """What core tells of a connection: properties, each with its values."""
@@ -46,6 +49,14 @@ class _Known:
     identity: LeafIdentity
     bundle: str = ""
     verified_at: datetime = _NEVER
+    trust: Trust | None = None
+    """Under which it was let in last, at any time between `since` and `until`."""
+    since: datetime = _NEVER
+    until: datetime = _NEVER
+
+    def holds(self, trust: Trust, now: datetime) -> bool:
+        """Whether all that is asked of it has been asked lately, of this very trust."""
+        return self.trust is trust and self.since <= now <= self.until
 
 
 class PeerCheck:
@@ -64,7 +75,8 @@ class PeerCheck:
         Raises Unidentified: NO_CERTIFICATE, TLS_VERSION, NOT_A_SPIFFE_ID, SVID_NOT_YET_VALID, SVID_EXPIRED,
         REVOKED, UNTRUSTED_ISSUER.
         """
-        _check_transport(auth_context)
+        if auth_context.get("ssl_tls_version") != _TLS_1_3 or auth_context.get(_TRANSPORT) != _SSL:
+            _check_transport(auth_context)
         shown = tuple(auth_context.get("x509_pem_cert", ()))
         if not shown and not required:
             return None
@@ -72,10 +84,8 @@ class PeerCheck:
             raise Unidentified(f"{len(shown)} certificates shown, one is needed", reason="NO_CERTIFICATE")
         known = self._known.pop(shown[0], None) or _Known(_read(shown[0]))
         trust, now = self._trust.value, self._clock()
-        _check_dates(known.identity, now)
-        if trust.revoked and str(known.identity.spiffe_id) in trust.revoked:
-            raise _refused("REVOKED", f"identity was revoked: {known.identity.spiffe_id}", known.identity)
-        _verify(known, trust.bundle, now)
+        if not known.holds(trust, now):
+            _check(known, trust, now)
         self._remember(shown[0], known)
         return known.identity
 
@@ -91,7 +101,7 @@ class PeerCheck:
 
 
 def _check_transport(auth_context: AuthContext) -> None:
-    if _text(auth_context, "transport_security_type") not in _TLS:
+    if _text(auth_context, _TRANSPORT) not in _TLS:
         raise Unidentified("connection is not tls", reason="NO_CERTIFICATE")
     version = _text(auth_context, "ssl_tls_version")
     if version != "TLSv1.3":
@@ -113,6 +123,18 @@ def _read(pem: bytes) -> LeafIdentity:
         return identify(pem)
     except IdentityError as error:
         raise Unidentified(f"certificate names no workload: {error}", reason="NOT_A_SPIFFE_ID") from error
+
+
+def _check(known: _Known, trust: Trust, now: datetime) -> None:
+    """Let it in until something changes, or raise Unidentified."""
+    identity = known.identity
+    _check_dates(identity, now)
+    if trust.revoked and str(identity.spiffe_id) in trust.revoked:
+        raise _refused("REVOKED", f"identity was revoked: {identity.spiffe_id}", identity)
+    _verify(known, trust.bundle, now)
+    known.trust = trust
+    known.since = max(identity.not_before, known.verified_at - _VERIFIED_FOR)
+    known.until = min(identity.not_after, known.verified_at + _VERIFIED_FOR)
 
 
 def _check_dates(identity: LeafIdentity, now: datetime) -> None:

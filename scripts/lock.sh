@@ -12,3 +12,4 @@ compile() {
 compile pyproject.toml --output-file requirements/runtime.txt "$@"
 compile pyproject.toml --all-extras --group dev --constraint requirements/runtime.txt \
     --output-file requirements/dev.txt "$@"
+compile pyproject.toml --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt "$@"

@@ -1,24 +1,16 @@
-#!/usr/bin/env python3
-"""Measures this machine: `make bench`, or `make bench ARGS='ads --json'`. Ends 1 if a target is missed.
+"""Connected xDS streams, one endpoint changes: how long until the last subscriber has heard of it.
 
-    ads     connected xDS streams, one endpoint changes: how long until the last subscriber has heard of it
-
-The processes of a benchmark share this machine's cores, so what they measure is an upper bound.
+Its processes share this machine's cores, so what they measure is an upper bound.
 """
 
-import argparse
 import asyncio
-import json
 import multiprocessing
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -90,6 +82,9 @@ class Target:
     key: bytes
     chain: bytes
     names: tuple[str, ...]
+
+
+SIZE = Size(streams=200, rounds=20, workloads=100, replicas=5)
 
 
 async def ads_benchmark(size: Size) -> tuple[str, list[Measure]]:
@@ -230,37 +225,10 @@ def ask(kind: ResourceType, target: Target, seen: DiscoveryResponse | None = Non
 
 
 def table(title: str, measures: list[Measure]) -> str:
+    """For people."""
     lines = [title, f"{'':36}{'median':>12}{'worst':>12}{'target':>12}"]
     for each in measures:
         target = "" if each.target_ms is None else f"< {each.target_ms:g} ms"
         missed = "  missed" if each.missed else ""
         lines.append(f"{each.what:36}{each.median_ms:>9.1f} ms{each.worst_ms:>9.1f} ms{target:>12}{missed}")
     return "\n".join(lines)
-
-
-def machine() -> str:
-    python = f"Python {platform.python_version()}, grpcio {grpc.__version__}"
-    return f"{os.cpu_count()} cores, {platform.machine()}, {python}"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", nargs="?", choices=["ads"], default="ads", help="which (default: all)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=20)
-    given = parser.parse_args()
-    size = Size(streams=given.streams, rounds=given.rounds, workloads=100, replicas=5)
-    title, measures = asyncio.run(ads_benchmark(size))
-    if given.json:
-        report = {"ads": {"size": asdict(size), "measures": [asdict(each) for each in measures]}}
-        print(json.dumps({"machine": machine(), **report}, indent=2))
-    else:
-        print(f"{machine()}\n\n{table(title, measures)}")
-    return 1 if any(each.missed for each in measures) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
