@@ -21,6 +21,9 @@ from hauberk.interceptors.threaded import ThreadedEdge
 from hauberk.interceptors.threaded_standing import ThreadedStanding
 from hauberk.interceptors.workers import Workers
 
+BUILT_IN = 16
+"""Threads for what every server offers: health answers though all workers are busy, and takes none."""
+
 
 class ThreadedGuard(Guard):
     """The guard of a threaded server. Everything not said here is as on an asyncio one."""
@@ -31,6 +34,7 @@ class ThreadedGuard(Guard):
         Raises PolicyError where grpcio is not built as we know it.
         """
         self.workers = Workers(workers)
+        self._built_in = Workers(BUILT_IN)
         self._alarms = Alarms()
         super().__init__(trust, **more)
 
@@ -40,6 +44,7 @@ class ThreadedGuard(Guard):
     def close(self) -> None:
         """End the threads, once the server has stopped."""
         self.workers.close()
+        self._built_in.close()
         self._alarms.close()
 
     def _new_standing(self, trust: Watch[Trust], peer_check: PeerCheck) -> ThreadedStanding:
@@ -52,8 +57,9 @@ class ThreadedGuard(Guard):
         return self._begins(OTHER, pipeline, PlainServant.nobody())
 
     def _begins(self, name: str, pipeline: Pipeline, servant: PlainServant) -> RpcMethod:
+        workers = self._built_in if pipeline.policy.origin == "built in" else self.workers
         edge = ThreadedEdge(
-            self._door, self.standing, name, pipeline, servant, workers=self.workers, alarms=self._alarms
+            self._door, self.standing, name, pipeline, servant, workers=workers, alarms=self._alarms
         )
         # Streams in core's eyes, whatever the shape: it reads no message then before we do.
         return grpc.stream_stream_rpc_method_handler(edge)  # type: ignore[arg-type]  # never called by core
