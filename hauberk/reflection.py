@@ -6,7 +6,7 @@ other contracts, which are no caller's business. Built in on every server, for o
 Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -42,11 +42,11 @@ class Reflection:
         self._services = services
         self._pool = pool or descriptor_pool.Default()
 
-    def handlers(self) -> dict[str, RpcMethod]:
-        """The method handlers, the same for either version."""
+    def handlers(self, *, plain: bool = False) -> dict[str, RpcMethod]:
+        """The method handlers, the same for either version; `plain` for a threaded server."""
         return {
             METHOD: grpc.stream_stream_rpc_method_handler(
-                self.inform,
+                self.inform_plainly if plain else self.inform,
                 request_deserializer=ServerReflectionRequest.FromString,
                 response_serializer=ServerReflectionResponse.SerializeToString,
             )
@@ -55,6 +55,11 @@ class Reflection:
     async def inform(self, requests: AsyncIterator[ServerReflectionRequest], context: "Context") -> None:
         async for request in requests:
             await context.write(self.answer(request))
+
+    def inform_plainly(
+        self, requests: Iterator[ServerReflectionRequest], context: grpc.ServicerContext
+    ) -> Iterator[ServerReflectionResponse]:
+        yield from map(self.answer, requests)
 
     def answer(self, request: ServerReflectionRequest) -> ServerReflectionResponse:
         """The response to one request; what is not there is an error inside it, never an exception."""

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -91,14 +91,15 @@ class MeshServer(grpc.aio.Server):
         self._schedule = schedule
         self._options = tuple(options)
         self._offered: dict[str, Handlers] = {}
-        self._health = health.Health()
-        self._guard = Guard(
+        self._health = self._new_health()
+        self._guard = self._new_guard(
             trust,
             trust_domain=credentials.value.svid.spiffe_id.trust_domain,
             access_log=access_log,
             in_flight_per_peer=in_flight_per_peer,
         )
-        self._server: grpc.aio.Server | None = None
+        self._server: Any = None
+        """Core's, once it has been made."""
         self._address = ""
         self._announcement: Announcement | None = None
         self._ending = asyncio.Lock()
@@ -192,10 +193,10 @@ class MeshServer(grpc.aio.Server):
         if self._server is not None:
             return
         options = server_options(self._schedule, self._options, largest_message=self._guard.largest_message)
-        server = guarded_server(self._guard, options)
+        server = self._new_core(options)
         self._address = self._bind(server)
         self._server = server
-        await server.start()
+        await self._start_core()
         if self._announce is not None and self.contracts:
             try:
                 self._announcement = await self._announce(self._address, self.contracts)
@@ -224,12 +225,12 @@ class MeshServer(grpc.aio.Server):
                 return
             self._health.close()
             if self._server is not None:
-                await self._leave(self._server, self._drain_seconds if grace is None else grace)
+                await self._leave(self._drain_seconds if grace is None else grace)
             self._stopped = True
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - core's name
         """Wait until the server has stopped, at most `timeout` seconds; whether that was too short."""
-        return self._server is not None and await self._server.wait_for_termination(timeout)
+        return self._server is not None and bool(await self._server.wait_for_termination(timeout))
 
     def add_insecure_port(self, address: str) -> int:
         """Raises ListenFailed: there is no port without TLS."""
@@ -251,7 +252,27 @@ class MeshServer(grpc.aio.Server):
     def _report_health(self) -> None:
         self._health.withdraw(bool(self._guard.closed))
 
-    async def _leave(self, server: grpc.aio.Server, grace: float) -> None:
+    # What differs on a threaded server.
+
+    def _new_health(self) -> health.Statuses:
+        return health.Health()
+
+    def _new_guard(self, trust: Watch[Trust], **more: Any) -> Guard:
+        return Guard(trust, **more)
+
+    def _new_core(self, options: Sequence[Option]) -> Any:
+        return guarded_server(self._guard, options)
+
+    async def _start_core(self) -> None:
+        await self._server.start()
+
+    async def _stop_core(self, grace: float) -> None:
+        await self._server.stop(grace)
+
+    def _reflection(self, informs: reflection.Reflection) -> Handlers:
+        return informs.handlers()
+
+    async def _leave(self, grace: float) -> None:
         ends_at = time.monotonic() + grace
         if self._announcement is not None:
             with contextlib.suppress(TimeoutError):
@@ -261,13 +282,13 @@ class MeshServer(grpc.aio.Server):
         left = max(0.0, ends_at - time.monotonic())
         clearing = asyncio.get_running_loop().call_later(left - min(CLEARED_S, left / 4), self._guard.clear)
         try:
-            await server.stop(left)
+            await self._stop_core(left)
         finally:
             clearing.cancel()
         if self._announcement is not None:
             await self._announcement.end()
 
-    def _bind(self, server: grpc.aio.Server) -> str:
+    def _bind(self, server: Any) -> str:
         secure = anonymous_server_credentials if self._anonymous else server_credentials
         try:
             port = server.add_secure_port(self._listen, secure(self._credentials))
@@ -279,8 +300,9 @@ class MeshServer(grpc.aio.Server):
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
     def _add_builtin(self) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
-        informs = reflection.Reflection(lambda: self._offered).handlers()
+        servicer: Any = self._health
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self)
+        informs = self._reflection(reflection.Reflection(lambda: self._offered))
         for service in builtin.REFLECTION:
             self.add(service, informs, builtin.POLICIES[service])
 

@@ -12,23 +12,21 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import grpc
 
 from hauberk.interceptors.access_log import AccessLog, Record
 from hauberk.interceptors.call import Call, enter_call
-from hauberk.interceptors.deadline import MARGIN_S, Deadline
+from hauberk.interceptors.deadline import Deadline
+from hauberk.interceptors.ending import last_word, refusal_of
 from hauberk.interceptors.errors import (
-    DETAILS_KEY,
     Draining,
     IdentityUnfit,
     MemoryShort,
     MessageMissing,
     MetadataTooLarge,
     Refused,
-    is_deadline_exceeded,
-    status_of,
 )
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.pipeline import Pipeline
@@ -51,6 +49,12 @@ more.
 """
 
 
+class Ends(Protocol):
+    """The calls being served, which can be ended all at once."""
+
+    def end(self, why: Refused) -> None: ...
+
+
 class Door:
     """What the methods of one server share."""
 
@@ -68,7 +72,7 @@ class Door:
     def __init__(
         self,
         in_flight: InFlight,
-        standing: Standing,
+        standing: Ends,
         access_log: AccessLog | None,
         first_message_s: float,
     ) -> None:
@@ -115,10 +119,11 @@ class Door:
 class Edge:
     """One guarded method."""
 
-    __slots__ = ("_door", "_pipeline", "_servant", "_takes_one")
+    __slots__ = ("_door", "_pipeline", "_servant", "_standing", "_takes_one")
 
-    def __init__(self, door: Door, pipeline: Pipeline, servant: Servant) -> None:
+    def __init__(self, door: Door, standing: Standing, pipeline: Pipeline, servant: Servant) -> None:
         self._door = door
+        self._standing = standing
         self._pipeline = pipeline
         self._servant = servant
         self._takes_one = not pipeline.policy.request_streaming
@@ -140,7 +145,7 @@ class Edge:
             reply = await self._run(call, requests, context)
             if replies is not None:
                 await replies.settle()
-            self._door.in_flight.send(call, len(reply))
+            self._sends(call, reply)
             return reply
         except (GeneratorExit, KeyboardInterrupt, SystemExit):
             raise  # they end more than this call
@@ -149,7 +154,7 @@ class Edge:
                 raise
             if context.done():
                 return _already_ended(error, call)
-            refusal = _refusal(error, call)
+            refusal = refusal_of(error, call)
             reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
             try:
                 if replies is not None:
@@ -162,6 +167,13 @@ class Edge:
             self._door.in_flight.leave(call)
             if self._door.access_log is not None:
                 self._door.access_log.write(Record.of(call, status=_status(context), reason=reason))
+
+    def _sends(self, call: Call, reply: bytes) -> None:
+        """Core sends `reply` in this task, which ends when it has."""
+        sent = self._door.in_flight.send(call, len(reply))
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - core runs each call in one
+        task.add_done_callback(lambda _: sent())
 
     async def _refuse(self, refusal: BaseException, call: Call, context: Context) -> None:
         self._door.in_flight.leave(call)  # before the caller hears, whose next call may follow at once
@@ -177,16 +189,16 @@ class Edge:
         if closed := self._door.closed:
             raise closed
         self._pipeline.admit(call)
-        self._door.standing.enter(call)
+        self._standing.enter(call)
         try:
             request = await self._request(call, context) if self._takes_one else _whole(requests)
             reply = await self._servant.answer(request, context)
         except BaseException as error:
-            why = self._door.standing.leave(call)
+            why = self._standing.leave(call)
             if why is not None and isinstance(error, Exception | asyncio.CancelledError):
                 raise why from error
             raise
-        if why := self._door.standing.leave(call):  # the method swallowed the cancellation
+        if why := self._standing.leave(call):  # the method swallowed the cancellation
             raise why
         return reply
 
@@ -251,29 +263,9 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _refusal(error: BaseException, call: Call) -> BaseException:
-    """What `error` means for the caller: a lone error in a group is the error itself, and when a call made on
-    this one's budget ran out of time, so has this one.
-    """
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    deadline = call.deadline
-    if deadline and is_deadline_exceeded(error) and deadline.left(time.monotonic()) <= 2 * MARGIN_S:
-        return deadline.passed()
-    return error
-
-
 async def _refuse(refusal: BaseException, call: Call, context: Context) -> None:
     """End the call with the status of `refusal`, if it has not ended meanwhile."""
-    trailers = tuple(context.trailing_metadata())
-    if not isinstance(refusal, Refused):
-        _log.error("%s failed, trace %s", call.method, call.trace.trace_id, exc_info=refusal)
-        if has_failed(context):  # a status the method set goes out unchanged; the exception's text never does
-            await _abort(context, context.code(), context.details(), trailers)
-            return
-    status = status_of(refusal, call.trace.trace_id)
-    others = tuple(pair for pair in trailers if pair[0] != DETAILS_KEY)
-    await _abort(context, status.code, status.message, (*others, *status.trailers))
+    await _abort(context, *last_word(refusal, call, context))
 
 
 async def _abort(context: Context, code: Any, message: str, trailers: tuple[Any, ...]) -> None:

@@ -206,8 +206,9 @@ def rpc_error(error: BaseException, trace_id: str | None = None) -> grpc.aio.Aio
 
 
 def is_deadline_exceeded(error: BaseException) -> bool:
-    """Whether `error` is what a stub raises when a call's time was up."""
-    return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    """Whether `error` is what a stub raises when a call's time was up: a blocking one's is itself a call."""
+    code = getattr(error, "code", None) if isinstance(error, grpc.RpcError) else None
+    return callable(code) and code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _status(code: grpc.StatusCode, message: str, reason: str, facts: Mapping[str, str]) -> Status:

@@ -1,6 +1,7 @@
 """The guard before a server's methods."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 
@@ -40,15 +41,12 @@ class Guard(grpc.GenericRpcHandler):
         self.in_flight = InFlight(in_flight_per_peer)
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
-        self.standing = Standing(trust, self._peer_check)
+        self.standing = self._new_standing(trust, self._peer_check)
         self._door = Door(self.in_flight, self.standing, access_log, first_message_s)
         self._methods: dict[str, RpcMethod] = {}
         self._largest_message = 0
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)
-        # A status alone suits every shape of call.
-        self._unknown: RpcMethod = grpc.stream_stream_rpc_method_handler(
-            Edge(self._door, unknown, Servant.nobody()).reply_many
-        )
+        self._unknown = self._refuses(unknown)
 
     @property
     def methods(self) -> Mapping[str, RpcMethod]:
@@ -120,13 +118,26 @@ class Guard(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method, self._unknown)
 
     def _compile(self, path: str, method: RpcMethod, policy: Policy) -> RpcMethod:
-        servant = Servant.of(path, method, policy)
         pipeline = Pipeline.of(
             policy, peer_check=self._peer_check, in_flight=self.in_flight, trust_domain=self._trust_domain
         )
-        edge = Edge(self._door, pipeline, servant)
-        if policy.response_streaming:
+        return self._handler(path, method, pipeline)
+
+    def _new_standing(self, trust: Watch[Trust], peer_check: PeerCheck) -> Any:
+        return Standing(trust, peer_check)
+
+    def _handler(self, path: str, method: RpcMethod, pipeline: Pipeline) -> RpcMethod:
+        """What core runs for `method`."""
+        servant = Servant.of(path, method, pipeline.policy)
+        edge = Edge(self._door, self.standing, pipeline, servant)
+        if pipeline.policy.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 edge.reply_many, servant.read_message, servant.write_message
             )
         return grpc.stream_unary_rpc_method_handler(edge.reply_once, servant.read_message)
+
+    def _refuses(self, pipeline: Pipeline) -> RpcMethod:
+        """What core runs for a pipeline that lets no call through: a status alone suits every shape."""
+        return grpc.stream_stream_rpc_method_handler(
+            Edge(self._door, self.standing, pipeline, Servant.nobody()).reply_many
+        )

@@ -6,6 +6,7 @@ the certificate itself is read (X509-SVID section 5.2), and dates, revocation an
 call.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -96,7 +97,8 @@ class PeerCheck:
     def _remember(self, pem: bytes, known: _Known) -> None:
         """Keep `known` as the one used last, and forget the one whose use is longest ago."""
         if len(self._known) >= _REMEMBERED:
-            del self._known[next(iter(self._known))]
+            with contextlib.suppress(RuntimeError, KeyError):  # another thread has just changed them
+                del self._known[next(iter(self._known))]
         self._known[pem] = known
 
 

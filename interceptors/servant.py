@@ -1,12 +1,13 @@
 """A method as its author wrote it, made one thing to call: request and context in, reply bytes out.
 
-Coroutines and asynchronous generators are served. A plain function is refused when it is added: grpc.aio
-would run it in a thread, where no deadline reaches it.
+An asyncio server serves coroutines and asynchronous generators. A plain function is refused when it is added:
+grpc.aio would run it in a thread, where no deadline reaches it. A threaded server serves those, and refuses
+the others: nothing would ever await them.
 """
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
@@ -22,6 +23,7 @@ from hauberk.interceptors.policy import Policy
 Context = grpc.aio.ServicerContext[Any, Any]
 RpcMethod: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Answer = Callable[[Any, Context], Awaitable[bytes]]
+PlainAnswer = Callable[[Any, Any], bytes]
 Reader = Callable[[bytes], Any]
 Writer = Callable[[Any], bytes]
 
@@ -42,11 +44,7 @@ class Servant:
         """Raises PolicyError if the method is no coroutine and no generator, or not of the contract's
         shape.
         """
-        if (method.request_streaming, method.response_streaming) != (
-            policy.request_streaming,
-            policy.response_streaming,
-        ):
-            raise PolicyError(f"method is not of the shape its contract says: {path}")
+        _check_shape(path, method, policy)
         behaviour = _behaviour(method)
         write = method.response_serializer or bytes
         return cls(
@@ -61,9 +59,38 @@ class Servant:
         return cls(_left_out("method"), bytes, bytes)
 
 
-def has_failed(context: Context) -> bool:
+@dataclass(frozen=True, slots=True)
+class PlainServant:
+    """The same for a threaded server: `answer` runs to its end in the thread that calls it."""
+
+    answer: PlainAnswer
+    read_message: Reader
+
+    @classmethod
+    def of(cls, path: str, method: RpcMethod, policy: Policy) -> Self:
+        """Raises PolicyError if the method is an asyncio one, or not of the contract's shape."""
+        _check_shape(path, method, policy)
+        write = method.response_serializer or bytes
+        answer = _plain_answer(path, _behaviour(method), policy, write)
+        return cls(answer, _reader(method.request_deserializer, path, policy))
+
+    @classmethod
+    def nobody(cls) -> Self:
+        """Runs behind a pipeline that lets no call through."""
+        return cls(_plain_left_out("method"), bytes)
+
+
+def has_failed(context: Any) -> bool:
     """Whether the method has set a status other than OK."""
     return context.code() not in (None, grpc.StatusCode.OK, 0)
+
+
+def _check_shape(path: str, method: RpcMethod, policy: Policy) -> None:
+    if (method.request_streaming, method.response_streaming) != (
+        policy.request_streaming,
+        policy.response_streaming,
+    ):
+        raise PolicyError(f"method is not of the shape its contract says: {path}")
 
 
 def _behaviour(method: RpcMethod) -> Callable[..., Any]:
@@ -77,21 +104,50 @@ def _behaviour(method: RpcMethod) -> Callable[..., Any]:
 
 
 def _answer(path: str, behaviour: Callable[..., Any], policy: Policy, write: Writer) -> Answer:
-    called: Callable[..., Any] = behaviour
-    while isinstance(called, functools.partial):
-        called = called.func
-    if not inspect.isroutine(called):
-        called = type(called).__call__
+    called = _called(behaviour)
     if inspect.iscoroutinefunction(called):
         return _writes(behaviour) if policy.response_streaming else _replies(behaviour, path, write)
     if inspect.isasyncgenfunction(called):
         if not policy.response_streaming:
             raise PolicyError(f"method is a generator, but its contract says one reply: {path}")
         return _generates(behaviour)
-    if str(getattr(called, "__module__", "")).endswith("_pb2_grpc"):
+    if _is_generated(called):
         return _left_out(path)
-    named = getattr(called, "__qualname__", called)
-    raise PolicyError(f"method is a plain function, an asyncio server needs `async def`: {path} ({named})")
+    raise PolicyError(
+        f"method is a plain function, an asyncio server needs `async def`: {path} ({_named(called)}); plain "
+        "ones are for mesh.threaded_server()"
+    )
+
+
+def _plain_answer(path: str, behaviour: Callable[..., Any], policy: Policy, write: Writer) -> PlainAnswer:
+    called = _called(behaviour)
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise PolicyError(
+            f"method is `async def`, a threaded server needs a plain function: {path} ({_named(called)}); "
+            "asyncio ones are for mesh.server()"
+        )
+    if _is_generated(called):
+        return _plain_left_out(path)
+    if policy.response_streaming:
+        return _plain_generates(behaviour, write)
+    if inspect.isgeneratorfunction(called):
+        raise PolicyError(f"method is a generator, but its contract says one reply: {path}")
+    return _plain_replies(behaviour, path, write)
+
+
+def _called(behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind it."""
+    while isinstance(behaviour, functools.partial):
+        behaviour = behaviour.func
+    return behaviour if inspect.isroutine(behaviour) else type(behaviour).__call__
+
+
+def _is_generated(called: Callable[..., Any]) -> bool:
+    return str(getattr(called, "__module__", "")).endswith("_pb2_grpc")
+
+
+def _named(called: Callable[..., Any]) -> object:
+    return getattr(called, "__qualname__", called)
 
 
 def _replies(behaviour: Callable[..., Awaitable[Any]], path: str, write: Writer) -> Answer:
@@ -143,6 +199,41 @@ def _generates(behaviour: Callable[..., AsyncIterator[Any]]) -> Answer:
             async for reply in replies:
                 await context.write(reply)
         return b""
+
+    return answer
+
+
+def _plain_replies(behaviour: Callable[..., Any], path: str, write: Writer) -> PlainAnswer:
+    promised = _promised(path, write)
+
+    def answer(request: Any, context: Any) -> bytes:
+        reply = behaviour(request, context)
+        if context.over or context.aborted or has_failed(context):
+            return b""
+        _check_reply(reply, path, promised)
+        return write(reply)
+
+    return answer
+
+
+def _plain_generates(behaviour: Callable[..., Iterable[Any]], write: Writer) -> PlainAnswer:
+    def answer(request: Any, context: Any) -> bytes:
+        replies = behaviour(request, context)
+        try:
+            for reply in replies:
+                context.write(write(reply))
+        finally:
+            close = getattr(replies, "close", None)
+            if close is not None:
+                close()
+        return b""
+
+    return answer
+
+
+def _plain_left_out(path: str) -> PlainAnswer:
+    def answer(request: Any, context: Any) -> bytes:
+        raise UnknownMethod(f"method is not implemented: {path}", reason="METHOD_NOT_IMPLEMENTED")
 
     return answer
 

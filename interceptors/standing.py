@@ -4,7 +4,7 @@ Core ends no call because its certificate has ended, was revoked or has lost its
 are looked through at each change of trust, and every second for certificates that have ended: one timer and
 one subscription for all of them, and only while there are any. Nor does core know a contract's deadlines.
 Another timer, for all of them too, rings at the first one: it is set anew when a call comes that has less
-time, and when it has rung. What a call pays is its place in a dictionary; a timer of its own costs thrice that.
+time, and when it has rung. A call pays with a place in a dictionary; a timer of its own costs thrice that.
 """
 
 import asyncio
@@ -25,7 +25,8 @@ AGAIN_S = 0.05
 """Between attempts to end a call that something else is cancelling."""
 
 
-def _every(call: Call) -> bool:
+def every(call: Call) -> bool:
+    """All of them."""
     return True
 
 
@@ -68,7 +69,7 @@ class Standing:
         task.uncancel()
         return call.ended
 
-    def end(self, why: Refused, which: Callable[[Call], bool] = _every) -> None:
+    def end(self, why: Refused, which: Callable[[Call], bool] = every) -> None:
         """Cancel the methods of these calls; `why` is what their callers hear."""
         for call in [call for call in self._calls if which(call)]:
             self._end(call, why)

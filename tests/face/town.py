@@ -63,10 +63,12 @@ class Town:
         svid = self.authority.issue(spiffe_id, lifetime=lifetime, now=datetime.now(UTC) - ago)
         return Credentials(svid, self.authority.bundle)
 
-    def server(self, name: str = "server", **options: Any) -> MeshServer:
+    def server(
+        self, name: str = "server", *, kind: type[MeshServer] = MeshServer, **options: Any
+    ) -> MeshServer:
         """A server that has not started and offers nothing yet. Stopped with the town."""
         credentials = options.pop("credentials", None) or Watch(self.credentials(name))
-        made = MeshServer(
+        made = kind(
             **{
                 "credentials": credentials,
                 "trust": self.trust,

@@ -10,11 +10,19 @@ import pytest
 
 from tests.interceptors.raw_http2 import Raw, RawConnection, tls_of
 from tests.interceptors.stage import Shape, Stage
+from tests.interceptors.threaded_stage import ThreadedStage
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says SERVED_BY runs its tests against each of these servers; `only` chooses for one."""
+    if "served_by" in metafunc.fixturenames:
+        kinds = getattr(metafunc.module, "SERVED_BY", ("asyncio",))
+        metafunc.parametrize("served_by", getattr(metafunc.function, "served_by", kinds))
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(tmp_path)
+async def stage(tmp_path: Path, served_by: str) -> AsyncIterator[Stage]:
+    stage = ThreadedStage(tmp_path) if served_by == "threaded" else Stage(tmp_path)
     yield stage
     await stage.close()
 

@@ -56,10 +56,20 @@ def path(method: str) -> str:
     return f"/{SERVICE}/{method}"
 
 
-def method(behaviour: Behaviour, shape: Shape) -> RpcMethod:
-    """A method that takes and gives raw bytes."""
+def method(behaviour: Behaviour, shape: Shape, *how: Any) -> RpcMethod:
+    """A method that takes and gives raw bytes; or reads and writes its messages as `how` says."""
     make = getattr(grpc, f"{shape.name.lower()}_rpc_method_handler")
-    return make(behaviour)  # type: ignore[no-any-return]
+    return make(behaviour, *how)  # type: ignore[no-any-return]
+
+
+def only(kind: str) -> Callable[[Behaviour], Behaviour]:
+    """Runs a test against servers of this kind alone: what it shows the other kind does not have."""
+
+    def marked(test: Behaviour) -> Behaviour:
+        test.served_by = (kind,)  # type: ignore[attr-defined]
+        return test
+
+    return marked
 
 
 def policy(
@@ -188,10 +198,12 @@ class Lines(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self._grown = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def write(self, text: str) -> int:
-        self._grown.set()
-        return super().write(text)
+        written = super().write(text)
+        self._loop.call_soon_threadsafe(self._grown.set)
+        return written
 
     async def reach(self, count: int) -> list[str]:
         async with asyncio.timeout(10):
@@ -219,7 +231,7 @@ class Stage:
         self.trust = Watch(Trust(self.authority.bundle))
         self.log = Lines()
         self.guard: Guard
-        self.server: grpc.aio.Server
+        self.server: Any
         self.address = ""
         self._open = AsyncExitStack()
 
@@ -242,10 +254,14 @@ class Stage:
         self.guard = guard or self.new_guard(clock=clock, **more)
         self.guard.add(
             SERVICE,
-            {name: method(behaviour, shape) for name, (shape, behaviour, _) in methods.items()},
+            {name: self.method(behaviour, shape) for name, (shape, behaviour, _) in methods.items()},
             {name: said for name, (_, _, said) in methods.items()},
         )
         return await self.start(self.guard, credentials=credentials, options=options)
+
+    def method(self, behaviour: Behaviour, shape: Shape, *how: Any) -> RpcMethod:
+        """`behaviour` as this kind of server runs it."""
+        return method(behaviour, shape, *how)
 
     def new_guard(self, *, clock: Callable[[], datetime] | None = None, **more: Any) -> Guard:
         more.setdefault("access_log", AccessLog(self.log, f"spiffe://{TRUST_DOMAIN}/server"))
@@ -264,16 +280,22 @@ class Stage:
         insecure: bool = False,
         options: Sequence[tuple[str, Any]] = (),
     ) -> str:
-        self.server = guarded_server(guard, [("grpc.so_reuseport", 0), *options])
+        self.server = self.new_server(guard, [("grpc.so_reuseport", 0), *options])
         if insecure:
             port = self.server.add_insecure_port("127.0.0.1:0")
         else:
             tls = credentials or server_credentials(Watch(self.credentials("server")))
             port = self.server.add_secure_port("127.0.0.1:0", tls)
-        await self.server.start()
-        self._open.push_async_callback(self.server.stop, 0)
+        await self.begin(self.server)
         self.address = f"127.0.0.1:{port}"
         return self.address
+
+    def new_server(self, guard: Guard, options: Sequence[tuple[str, Any]]) -> Any:
+        return guarded_server(guard, options)
+
+    async def begin(self, server: Any) -> None:
+        await server.start()
+        self._open.push_async_callback(server.stop, 0)
 
     def channel(
         self,
@@ -310,6 +332,12 @@ class Stage:
     async def records(self, count: int = 1) -> list[dict[str, Any]]:
         """What the access log holds, once it has so many lines: a caller hears before the line is written."""
         return [json.loads(line) for line in await self.log.reach(count)]
+
+    async def none_in_flight(self, peer: str) -> None:
+        """Wait until each method that `peer` called has ended: in a thread, that may be after its call."""
+        async with asyncio.timeout(5):
+            while self.guard.in_flight.count(peer):  # noqa: ASYNC110 - the guard has no event for it
+                await asyncio.sleep(0.005)
 
     async def close(self) -> None:
         await self._open.aclose()

@@ -14,7 +14,9 @@ from grpc.aio import AioRpcError
 
 from hauberk.interceptors.demands import DeadlineRule
 from tests.interceptors.raw_http2 import Raw, RawConnection, Trailers, message, tls_of
-from tests.interceptors.stage import SERVICE, Shape, Stage, begin, call, echo, info, path, policy
+from tests.interceptors.stage import SERVICE, Shape, Stage, begin, call, echo, info, only, path, policy
+
+SERVED_BY = ("asyncio", "threaded")
 
 ONE_REQUEST = [Shape.UNARY_UNARY, Shape.UNARY_STREAM]
 ME = "spiffe://mesh.test/gateway"
@@ -108,7 +110,7 @@ async def test_message_over_the_limit_is_resource_exhausted(stage: Stage, shape:
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert not ran
     await stage.records()
-    assert stage.guard.in_flight.count(ME) == 0
+    await stage.none_in_flight(ME)
 
 
 @pytest.mark.parametrize("name", list(Shape), ids=lambda shape: shape.name.lower())
@@ -123,15 +125,11 @@ async def test_message_that_cannot_be_read_is_an_invalid_argument(stage: Stage, 
     async def many(request: Any, context: Any) -> Any:
         yield await one(request, context)
 
-    make = getattr(grpc, f"{name.name.lower()}_rpc_method_handler")
+    behaviour = many if name.replies_stream else one
     guard = stage.new_guard()
     guard.add(
         SERVICE,
-        {
-            "Echo": make(
-                many if name.replies_stream else one, StringValue.FromString, StringValue.SerializeToString
-            )
-        },
+        {"Echo": stage.method(behaviour, name, StringValue.FromString, StringValue.SerializeToString)},
         {"Echo": policy("Echo", name, "gateway")},
     )
     await stage.start(guard)
@@ -156,9 +154,8 @@ async def test_reply_that_cannot_be_written_is_an_internal_error(
     async def wrong(request: Any, context: Any) -> str:
         return "a string, not a message"
 
-    make = getattr(grpc, f"{shape.name.lower()}_rpc_method_handler")
     guard = stage.new_guard()
-    handler = make(wrong, StringValue.FromString, StringValue.SerializeToString)
+    handler = stage.method(wrong, shape, StringValue.FromString, StringValue.SerializeToString)
     guard.add(SERVICE, {"Echo": handler}, {"Echo": policy("Echo", shape, "*")})
     await stage.start(guard)
     with pytest.raises(AioRpcError) as caught:
@@ -203,6 +200,7 @@ async def test_metadata_that_is_no_text_is_refused_and_the_server_lives(
     assert await call(stage.channel(), shape) == [b"hello"]
 
 
+@only("asyncio")
 @pytest.mark.parametrize("writes", [True, False], ids=["writes", "yields"])
 async def test_caller_that_does_not_read_gets_its_status_once_it_does(
     stage: Stage, tmp_path: Path, writes: bool
@@ -243,7 +241,7 @@ async def test_caller_that_does_not_read_gets_its_status_once_it_does(
     assert trailers["grpc-status"] == DEADLINE_EXCEEDED
     assert trailers["grpc-message"] == b"deadline passed: contract max"
     await stage.records()
-    assert stage.guard.in_flight.count(ME) == 0
+    await stage.none_in_flight(ME)
 
 
 @pytest.mark.parametrize("shape", [Shape.STREAM_UNARY, Shape.STREAM_STREAM], ids=lambda one: one.name.lower())

@@ -11,7 +11,9 @@ import pytest
 from grpc.aio import AioRpcError
 
 from hauberk.interceptors.errors import Forbidden, Refused
-from tests.interceptors.stage import Behaviour, Shape, Stage, begin, call, info, path, policy
+from tests.interceptors.stage import Behaviour, Shape, Stage, begin, call, info, only, path, policy
+
+SERVED_BY = ("asyncio", "threaded")
 
 SECRET = "hunter2"
 
@@ -203,6 +205,7 @@ async def test_method_that_returns_no_reply_is_an_internal_error(
     assert "returned None" in caplog.text
 
 
+@only("asyncio")
 @pytest.mark.parametrize("shape", [Shape.UNARY_STREAM, Shape.STREAM_STREAM])
 async def test_method_may_write_its_replies_itself(stage: Stage, shape: Shape) -> None:
     async def writing(request: Any, context: Any) -> None:
@@ -213,6 +216,7 @@ async def test_method_may_write_its_replies_itself(stage: Stage, shape: Shape) -
     assert await call(stage.channel(), shape) == [b"one", b"two"]
 
 
+@only("asyncio")
 @pytest.mark.parametrize("shape", [Shape.STREAM_UNARY, Shape.STREAM_STREAM])
 async def test_method_may_read_its_requests_itself(stage: Stage, shape: Shape) -> None:
     async def reading(requests: Any, context: Any) -> bytes | None:
@@ -269,4 +273,4 @@ async def test_cancellation_by_the_caller_reaches_the_method_and_frees_its_place
         made.cancel()
         await cancelled.wait()
     assert (await stage.records())[0]["grpc.status"] == "CANCELLED"
-    assert stage.guard.in_flight.count("spiffe://mesh.test/gateway") == 0
+    await stage.none_in_flight("spiffe://mesh.test/gateway")

@@ -13,6 +13,8 @@ from hauberk.interceptors.demands import DeadlineRule
 from hauberk.interceptors.peer import Trust
 from tests.interceptors.stage import Metadata, Shape, Stage, begin, call, echo, info, path, policy
 
+SERVED_BY = ("asyncio", "threaded")
+
 ME = "spiffe://mesh.test/gateway"
 
 

@@ -12,6 +12,8 @@ from hauberk.interceptors.in_flight import SENDING_BYTES, UNREAD_BYTES
 from tests.interceptors.raw_http2 import Raw, RawConnection, Trailers, message
 from tests.interceptors.stage import Shape, Stage, call, echo, path, policy
 
+SERVED_BY = ("asyncio", "threaded")
+
 ME = "spiffe://mesh.test/gateway"
 
 

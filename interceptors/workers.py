@@ -1,0 +1,101 @@
+"""The threads in which plain methods run: so many at a time, and some more for those that outlive their call.
+
+A thread cannot be cancelled. A method that goes on after its call has ended is left behind: its thread counts
+no more among those at work, and another takes its place. As many may be left behind as may work.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+_log = logging.getLogger(__name__)
+
+Job = Callable[[], None]
+
+
+class Workers:
+    """Threads that are started as they are needed and end with `close`; none keeps the process alive."""
+
+    def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"a threaded server needs at least one worker: {limit}")
+        self.limit = limit
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+        """Threads that no job is meant for yet."""
+        self._backlog = 0
+        """Jobs that no thread is meant for yet."""
+        self._left_behind = 0
+        self._closed = False
+
+    @property
+    def threads(self) -> int:
+        """How many there are."""
+        return self._threads
+
+    @property
+    def left_behind(self) -> int:
+        """How many run a method whose call has ended."""
+        return self._left_behind
+
+    def run(self, job: Job) -> None:
+        """Have a thread do `job` as soon as one may."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            elif self._threads < self._allowed():
+                self._start()
+            else:
+                self._backlog += 1
+        self._jobs.put(job)
+
+    def leave_behind(self) -> None:
+        """One job goes on though nobody waits for it; `catch_up` is to be called when it ends."""
+        with self._lock:
+            self._left_behind += 1
+            if self._left_behind == self.limit:
+                _log.error("%d methods go on though their calls have ended: no more threads", self.limit)
+            if self._backlog and self._threads < self._allowed():
+                self._backlog -= 1
+                self._start()
+
+    def catch_up(self) -> None:
+        with self._lock:
+            self._left_behind -= 1
+
+    def close(self) -> None:
+        """Let the threads end once they have done what waits. Those left behind end with their methods."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, 0
+        for _ in range(idle):
+            self._jobs.put(None)
+
+    def _allowed(self) -> int:
+        return self.limit + min(self._left_behind, self.limit)
+
+    def _start(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._work, name="hauberk-worker", daemon=True).start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception:
+                _log.exception("a call could not be served")
+            del job  # or it would be held until the next one comes
+            with self._lock:
+                if self._threads > self._allowed():
+                    break
+                if self._backlog:
+                    self._backlog -= 1
+                elif self._closed:
+                    break
+                else:
+                    self._idle += 1
+        with self._lock:
+            self._threads -= 1
