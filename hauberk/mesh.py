@@ -12,7 +12,6 @@ hauberk.run(main)
 import asyncio
 import logging
 import os
-import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from contextvars import Context, ContextVar
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from hauberk.announce import RegistryAnnouncement, offer
+from hauberk.announce import RegistryAnnouncement, advertised, offer
 from hauberk.bootstrap import bootstrap
 from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
@@ -32,7 +31,7 @@ from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.channel import MeshChannel, xds_channel
 from hauberk.direct import DirectChannel
-from hauberk.errors import JoinedBeforeFork, JoinFailed, MembershipEnded, SettingsError
+from hauberk.errors import JoinedBeforeFork, JoinFailed, MembershipEnded
 from hauberk.hints import Hints
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.errors import ServerRevoked, rpc_error
@@ -41,7 +40,7 @@ from hauberk.interceptors.peer import Trust
 from hauberk.joining import Clock, become_member
 from hauberk.memory import Memory, default_limit, few_heaps
 from hauberk.server import Announcement, MeshServer
-from hauberk.settings import Settings, parse_address
+from hauberk.settings import Settings
 from hauberk.tenure import Tenure
 from hauberk.tokens import JoinTokens
 from hauberk.withdrawal import OpenStreams
@@ -52,7 +51,6 @@ stopping: ContextVar[asyncio.Event | None] = ContextVar("hauberk_stopping", defa
 """Set by `run`: the event that a signal sets, for the meshes joined under it."""
 
 _CIPHERS = "GRPC_SSL_CIPHER_SUITES"
-_EVERY_ADDRESS = frozenset({"0.0.0.0", "[::]", "*"})  # noqa: S104 - compared, not bound
 
 
 class Mesh:
@@ -150,8 +148,8 @@ class Mesh:
         return made
 
     async def _announce(self, address: str, contracts: Sequence[str]) -> Announcement:
-        advertised = await asyncio.to_thread(_advertised, address, self.settings.advertise)
-        offered = offer(advertised, contracts, self.settings.replica)
+        address = await asyncio.to_thread(advertised, address, self.settings.advertise)
+        offered = offer(address, contracts, self.settings.replica)
         announcement = RegistryAnnouncement(self._tenure.control, self._tenure.calls, offered)
         self._start(announcement.run())
         try:
@@ -322,23 +320,3 @@ class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
             await self._tasks.__aexit__(*((kind, error, trace) if cancelled else (None, None, None)))
         if error is None and ended is not None:
             raise ended
-
-
-def _advertised(address: str, advertise: str | None) -> str:
-    """What callers are told to connect to: an IP address, as endpoints over xDS must be. May ask DNS.
-
-    Raises SettingsError if nobody could connect to it.
-    """
-    host, port = parse_address(address)
-    if advertise is not None and ":" in advertise:
-        host, port = parse_address(advertise)
-    elif advertise is not None:
-        host = advertise
-    elif host in _EVERY_ADDRESS:
-        raise SettingsError(f"HAUBERK_ADVERTISE is missing: {host} cannot be dialled; set it to our address")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise SettingsError(f"HAUBERK_ADVERTISE: {host} has no address: {error.strerror}") from error
-    family, *_, sockaddr = min(found, key=lambda each: each[0] is not socket.AF_INET)
-    return f"{sockaddr[0]}:{port}" if family is socket.AF_INET else f"[{sockaddr[0]}]:{port}"
