@@ -148,7 +148,7 @@ class Edge:
             if context.done():
                 return _already_ended(error, call)
             refusal = _refusal(error, call)
-            reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
+            reason = refusal.logged if isinstance(refusal, Refused) else "INTERNAL"
             try:
                 await settle()
                 await self._refuse(refusal, call, context)
