@@ -10,6 +10,7 @@ import contextlib
 import logging
 import platform
 import random
+import socket
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -19,10 +20,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from hauberk.certs.watch import Watch
 from hauberk.direct import DirectChannel
-from hauberk.errors import AnnounceRefused
+from hauberk.errors import AnnounceRefused, SettingsError
 from hauberk.protos.hauberk.control.v1 import registry_pb2, registry_pb2_grpc
 from hauberk.racing import first_of
 from hauberk.reflection import files_of, with_imports
+from hauberk.settings import parse_address
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +43,28 @@ LONGEST_PAUSE_S = 1.0
 stream: one that was frozen, and lost every stream at once, has nothing to tell callers.
 """
 REFUSED_PAUSE_S = 30.0
+_EVERY_ADDRESS = frozenset({"0.0.0.0", "[::]", "*"})  # noqa: S104 - compared, not bound
 _REFUSALS = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT})
+
+
+def advertised(address: str, advertise: str | None) -> str:
+    """What callers are told to connect to: an IP address, as endpoints over xDS must be. May ask DNS.
+
+    Raises SettingsError if nobody could connect to it.
+    """
+    host, port = parse_address(address)
+    if advertise is not None and ":" in advertise:
+        host, port = parse_address(advertise)
+    elif advertise is not None:
+        host = advertise
+    elif host in _EVERY_ADDRESS:
+        raise SettingsError(f"HAUBERK_ADVERTISE is missing: {host} cannot be dialled; set it to our address")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise SettingsError(f"HAUBERK_ADVERTISE: {host} has no address: {error.strerror}") from error
+    family, *_, sockaddr = min(found, key=lambda each: each[0] is not socket.AF_INET)
+    return f"{sockaddr[0]}:{port}" if family is socket.AF_INET else f"[{sockaddr[0]}]:{port}"
 
 
 def offer(address: str, contracts: Sequence[str], replica: str) -> registry_pb2.Offer:

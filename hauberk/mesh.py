@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from hauberk.advertised import advertised
-from hauberk.announce import RegistryAnnouncement, offer
+from hauberk.announce import RegistryAnnouncement, advertised, offer
 from hauberk.bootstrap import bootstrap
 from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials

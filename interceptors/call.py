@@ -7,13 +7,14 @@ from hauberk.certs.identity import LeafIdentity
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.errors import Refused
 from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.token import Token
 from hauberk.interceptors.tracing import TraceContext
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class Call:
-    """What arrived, and what the checks found out about it (`peer`, `deadline`).
+    """What arrived, and what the checks found out about it (`peer`, `deadline`, `token`).
 
     `started` is monotonic seconds; `time_left_s` what the caller's deadline left at arrival, None without
     one. `peer` is None only where the method is anonymous and no certificate was shown.
@@ -22,6 +23,7 @@ class Call:
     __slots__ = (
         "address",
         "auth_context",
+        "authorization",
         "deadline",
         "ended",
         "metadata",
@@ -31,6 +33,7 @@ class Call:
         "slot",
         "started",
         "time_left_s",
+        "token",
         "trace",
     )
 
@@ -56,6 +59,10 @@ class Call:
         self.address = address
         self.peer: LeafIdentity | None = None
         self.deadline: Deadline | None = None
+        self.authorization: str | None = None
+        """The header of that name, nobody's word yet."""
+        self.token: Token | None = None
+        """Who the call is made for, and what that one may; None where the contract asks for no token."""
         self.ended: Refused | None = None
         """Why it was cancelled before its end, if it was; see standing.py."""
         self.slot: str | None = None
@@ -68,6 +75,16 @@ _current: ContextVar[Call | None] = ContextVar("hauberk_call", default=None)
 def current_call() -> Call | None:
     """The call this code serves, also in tasks the method started; None outside of one."""
     return _current.get()
+
+
+def passed_on(contract: str) -> str | None:
+    """The authorization header that calls of `contract` leave with: that of the call being served, where its
+    policy says so.
+    """
+    call = _current.get()
+    if call is None or call.token is None or call.policy.token is None:
+        return None
+    return call.authorization if contract in call.policy.token.pass_on else None
 
 
 def enter_call(call: Call) -> None:

@@ -155,7 +155,7 @@ class Edge:
             if context.done():
                 return _already_ended(error, call)
             refusal = refusal_of(error, call)
-            reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
+            reason = refusal.logged if isinstance(refusal, Refused) else "INTERNAL"
             try:
                 if replies is not None:
                     await replies.settle()

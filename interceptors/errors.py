@@ -3,6 +3,8 @@
     PolicyError             the contract's author is wrong: raised at start, never by a call
     Refused                 the call is refused; a method may raise it too
       Unidentified          UNAUTHENTICATED      we do not know who calls
+        TokenRefused        UNAUTHENTICATED      a token that is not good; why stands in our log alone
+      TokenChecksSpent      RESOURCE_EXHAUSTED   too many tokens of this peer were not good
       Forbidden             PERMISSION_DENIED    we do, and no
       DeadlinePassed        DEADLINE_EXCEEDED    too late; says whose bound it was
       DeadlineRequired      FAILED_PRECONDITION  the contract wants a deadline, the call has none
@@ -76,10 +78,33 @@ class Refused(Exception):
         if self.status is grpc.StatusCode.OK:
             raise ValueError("a refusal cannot have the status OK")
 
+    @property
+    def logged(self) -> str:
+        """The reason as our own log has it."""
+        return self.reason
+
 
 class Unidentified(Refused):
     status = grpc.StatusCode.UNAUTHENTICATED
     reason = "UNIDENTIFIED"
+
+
+class TokenRefused(Unidentified):
+    reason = "TOKEN_REFUSED"
+
+    def __init__(self, found: str) -> None:
+        """`found`, UPPER_SNAKE, is what is wrong with it: not for whoever tries tokens."""
+        super().__init__("access token refused")
+        self.found = found
+
+    @property
+    def logged(self) -> str:
+        return self.found
+
+
+class TokenChecksSpent(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "TOKEN_CHECKS_SPENT"
 
 
 class Forbidden(Refused):

@@ -15,6 +15,7 @@ from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.servant import RpcMethod, Servant
 from hauberk.interceptors.standing import Standing
+from hauberk.interceptors.token_check import Tokens
 
 FIRST_MESSAGE_S = 10.0
 """How long the message of a call without a deadline may take to arrive."""
@@ -36,11 +37,15 @@ class Guard(grpc.GenericRpcHandler):
         access_log: AccessLog | None = None,
         first_message_s: float = FIRST_MESSAGE_S,
         peer_check: PeerCheck | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
-        """`trust_domain` is the mesh's own: bare paths in `callers` belong to it."""
+        """`trust_domain` is the mesh's own: bare paths in `callers` belong to it. Without `tokens`, no method
+        that demands one is served.
+        """
         self.in_flight = InFlight(in_flight_per_peer)
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
+        self._tokens = tokens
         self.standing = self._new_standing(trust, self._peer_check)
         self._door = Door(self.in_flight, self.standing, access_log, first_message_s)
         self._methods: dict[str, RpcMethod] = {}
@@ -119,7 +124,11 @@ class Guard(grpc.GenericRpcHandler):
 
     def _compile(self, path: str, method: RpcMethod, policy: Policy) -> RpcMethod:
         pipeline = Pipeline.of(
-            policy, peer_check=self._peer_check, in_flight=self.in_flight, trust_domain=self._trust_domain
+            policy,
+            peer_check=self._peer_check,
+            in_flight=self.in_flight,
+            trust_domain=self._trust_domain,
+            tokens=self._tokens,
         )
         return self._handler(path, method, pipeline)
 

@@ -14,6 +14,7 @@ from hauberk.interceptors.errors import MetadataRefused, MetadataTooLarge
 MAX_BYTES = 8192
 TO = "hauberk-to"
 """Names the workload a call is for, where several serve one contract."""
+AUTHORIZATION = "authorization"
 BUDGET = "hauberk-budget"
 """Whole milliseconds the caller has left. Core's own header, grpc-timeout, may say up to 4 % more: it is
 rounded up, and a slightly longer one sent earlier on the connection is sent again to save bytes.
@@ -33,7 +34,7 @@ _USUAL = frozenset({"traceparent", "tracestate", "baggage", "user-agent", "x-req
 def check_metadata(call: Call) -> None:
     """Raise MetadataTooLarge past 8 KiB, MetadataRefused on what a header must not hold or must not be.
 
-    The time left is what the most cautious header says.
+    The time left is what the most cautious header says; the token is the one that there may be.
     """
     # First, and alone: to look at each character of the 16 MiB that core lets through takes 20 ms.
     size = _ENTRY_BYTES * len(call.metadata)
@@ -50,8 +51,9 @@ def check_metadata(call: Call) -> None:
             raise MetadataRefused(f"metadata value is not printable: {key!r:.99}", metadata={"key": key})
         if usual:
             continue
-        if key == "authorization":
+        if key == AUTHORIZATION:
             authorizations += 1
+            call.authorization = value if isinstance(value, str) else ""
         elif key == BUDGET:
             _shorten(call, value)
         elif key.startswith(_OURS) and key not in _KNOWN:

@@ -1,4 +1,5 @@
-"""Outgoing calls: what is left of the call being served goes with them, and its trace.
+"""Outgoing calls: what is left of the call being served goes with them, its trace, and its token where its
+policy says so.
 
 A channel of our own around core's, not client interceptors: those cost a task for each call, and one that
 serves two shapes of call is used for the first only.
@@ -11,10 +12,10 @@ from typing import Any, Self
 
 import grpc
 
-from hauberk.interceptors.call import current_call
+from hauberk.interceptors.call import current_call, passed_on
 from hauberk.interceptors.deadline import budget
 from hauberk.interceptors.errors import Refused, rpc_error
-from hauberk.interceptors.metadata import BUDGET, LONGEST_BUDGET_S, TO
+from hauberk.interceptors.metadata import AUTHORIZATION, BUDGET, LONGEST_BUDGET_S, TO
 from hauberk.interceptors.outgoing import (
     Explain,
     Requests,
@@ -60,7 +61,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.unary_unary(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _UnaryUnary(inner, UnaryUnary, self._explain, self._to)
+        return _UnaryUnary(inner, UnaryUnary, self._explain, self._to, method)
 
     def unary_stream(
         self,
@@ -72,7 +73,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.unary_stream(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _UnaryStream(inner, UnaryStream, self._explain, self._to)
+        return _UnaryStream(inner, UnaryStream, self._explain, self._to, method)
 
     def stream_unary(
         self,
@@ -84,7 +85,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.stream_unary(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _StreamUnary(inner, StreamUnary, self._explain, self._to)
+        return _StreamUnary(inner, StreamUnary, self._explain, self._to, method)
 
     def stream_stream(
         self,
@@ -96,7 +97,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.stream_stream(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _StreamStream(inner, StreamStream, self._explain, self._to)
+        return _StreamStream(inner, StreamStream, self._explain, self._to, method)
 
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)
@@ -127,8 +128,14 @@ class _MultiCallable:
     """What a stub calls: core's multicallable, whose call leaves with budget and trace."""
 
     def __init__(
-        self, inner: Callable[..., Any], shape: Callable[..., Any], explain: Explain | None, to: str | None
+        self,
+        inner: Callable[..., Any],
+        shape: Callable[..., Any],
+        explain: Explain | None,
+        to: str | None,
+        method: str,
     ) -> None:
+        self._contract = method[1:].rpartition("/")[0]
         self._inner = inner
         self._shape = shape
         self._explain = explain
@@ -144,7 +151,8 @@ class _MultiCallable:
             left = budget(timeout, None if call is None else call.deadline, time.monotonic())
         except Refused as refused:
             raise rpc_error(refused, trace.trace_id) from None
-        leaving = _leaving(metadata or (), trace, self._to, left)
+        token = None if call is None else passed_on(self._contract)
+        leaving = _leaving(metadata or (), trace, self._to, left, token)
         return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
 
 
@@ -194,10 +202,10 @@ class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any])
 
 
 def _leaving(
-    metadata: MetadataLike, trace: TraceContext, to: str | None, left_s: float | None
+    metadata: MetadataLike, trace: TraceContext, to: str | None, left_s: float | None, token: str | None
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """The caller's own metadata, and ours. A traceparent it set itself stays; a workload or budget it named
-    does not.
+    """The caller's own metadata, and ours. A traceparent or token it set itself stays; a workload or budget
+    it named does not.
     """
     leaving = [pair for pair in metadata if pair[0] != BUDGET and (to is None or pair[0] != TO)]
     if all(key != TRACEPARENT for key, _ in leaving):
@@ -206,4 +214,6 @@ def _leaving(
         leaving.append((TO, to))
     if left_s is not None and left_s <= LONGEST_BUDGET_S:
         leaving.append((BUDGET, str(int(left_s * 1000))))
+    if token is not None and all(key.lower() != AUTHORIZATION for key, _ in leaving):
+        leaving.append((AUTHORIZATION, token))
     return tuple(leaving)

@@ -2,15 +2,15 @@
 
 A check is any function of a Call that raises Refused. It works on memory and never awaits, so that an asyncio
 and a threaded server can share it. The order, after the trace (which sees refusals too): peer, metadata, in
-flight, callers, deadline. Cheap and certain things first; nothing of the message is read before all have
-passed.
+flight, callers, deadline, token, what the token claims. Cheap and certain things first; nothing of the
+message is read before all have passed.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from hauberk.interceptors.authorization import callers_check
+from hauberk.interceptors.authorization import callers_check, claims_check
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.deadline import admit
 from hauberk.interceptors.demands import Priority
@@ -19,6 +19,7 @@ from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.metadata import check_metadata
 from hauberk.interceptors.peer import PeerCheck
 from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.token_check import Tokens
 
 Check = Callable[[Call], None]
 
@@ -38,10 +39,11 @@ class Pipeline:
         peer_check: PeerCheck,
         in_flight: InFlight,
         trust_domain: str,
+        tokens: Tokens | None = None,
     ) -> Self:
         """The pipeline of `policy`; `trust_domain` is the one bare paths in `callers` belong to.
 
-        Raises PolicyError for a demand that is not enforced here.
+        Raises PolicyError for a demand that is not enforced here, and for a token without `tokens`.
         """
         _check_enforced(policy)
         return cls(
@@ -52,6 +54,7 @@ class Pipeline:
                 in_flight.enter,
                 callers_check(policy, trust_domain),
                 _deadline(policy),
+                *_token(policy, tokens),
             ),
         )
 
@@ -71,7 +74,6 @@ class Pipeline:
 
 def _check_enforced(policy: Policy) -> None:
     unenforced = {
-        "token": policy.token is not None,
         "quota": bool(policy.quotas),
         "priority": policy.priority is not Priority.NORMAL,
         "audit": policy.audit,
@@ -95,6 +97,17 @@ def _deadline(policy: Policy) -> Check:
         call.deadline = admit(call.time_left_s, rule, call.started)
 
     return check_deadline
+
+
+def _token(policy: Policy, tokens: Tokens | None) -> tuple[Check, ...]:
+    if policy.token is None:
+        return ()
+    if tokens is None:
+        raise PolicyError(
+            f"{policy.method} demands a token, but this process believes no issuer: name a file with "
+            "[tokens.NAME] tables in HAUBERK_TOKEN_ISSUERS"
+        )
+    return (tokens.check(policy.token), *claims_check(policy))
 
 
 def _unknown(call: Call) -> None:

@@ -216,7 +216,7 @@ class Served(Call):
         if self._exchange.over:
             return
         code, details, trailers = last_word(refusal, self, self._exchange)
-        reason = refusal.reason if isinstance(refusal, Refused) else "INTERNAL"
+        reason = refusal.logged if isinstance(refusal, Refused) else "INTERNAL"
         self._finish(code, details, trailers, reason=reason)
         if isinstance(refusal, MetadataTooLarge):
             self._edge.door.collect_headers()

@@ -11,6 +11,7 @@ import pytest
 from tests.interceptors.raw_http2 import Raw, RawConnection, tls_of
 from tests.interceptors.stage import Shape, Stage
 from tests.interceptors.threaded_stage import ThreadedStage
+from tests.interceptors.token_forge import Forge
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -49,3 +50,9 @@ def raw(stage: Stage, tmp_path: Path) -> Raw:
         return await asyncio.to_thread(connected)
 
     return run
+
+
+@pytest.fixture
+def forge() -> Forge:
+    """Two issuers that are believed, with keys of this test's own."""
+    return Forge()

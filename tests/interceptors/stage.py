@@ -19,7 +19,7 @@ from hauberk.certs.credentials import Credentials, server_credentials
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.access_log import AccessLog
-from hauberk.interceptors.demands import DeadlineRule
+from hauberk.interceptors.demands import DeadlineRule, TokenRule
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.outgoing import Explain, _Truthful
@@ -78,6 +78,7 @@ def policy(
     *patterns: str,
     anonymous: bool = False,
     deadline: DeadlineRule | None = None,
+    token: TokenRule | None = None,
 ) -> Policy:
     return Policy(
         method=path(name),
@@ -86,6 +87,7 @@ def policy(
         callers=callers(*patterns),
         anonymous=anonymous,
         deadline=deadline,
+        token=token,
     )
 
 

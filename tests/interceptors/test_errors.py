@@ -24,6 +24,7 @@ TABLE = {
     errors.UnknownMethod: Code.UNIMPLEMENTED,
     errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
     errors.RepliesUnread: Code.RESOURCE_EXHAUSTED,
+    errors.TokenChecksSpent: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
     errors.MemoryShort: Code.UNAVAILABLE,
     errors.IdentityUnfit: Code.UNAVAILABLE,
@@ -48,12 +49,22 @@ def test_each_refusal_has_its_status(kind: type[Refused], code: grpc.StatusCode)
     assert info.metadata["trace_id"] == "abc"
 
 
+def test_what_is_wrong_with_a_token_stands_in_our_log_alone() -> None:
+    refused = errors.TokenRefused("TOKEN_EXPIRED")
+    status = status_of(refused)
+    assert refused.logged == "TOKEN_EXPIRED"
+    assert (status.code, status.message) == (Code.UNAUTHENTICATED, "access token refused")
+    assert unpacked(status.details)[1].reason == "TOKEN_REFUSED"
+    assert b"EXPIRED" not in status.details
+    assert errors.Forbidden("no").logged == "CALLER_NOT_ALLOWED"
+
+
 def test_table_is_whole() -> None:
     def kinds(parent: type[Refused]) -> set[type[Refused]]:
         return {parent, *(kind for child in parent.__subclasses__() for kind in kinds(child))}
 
     ours = {kind for kind in kinds(Refused) if kind.__module__ == Refused.__module__}
-    assert ours - {Refused} == set(TABLE)
+    assert ours - {Refused, errors.TokenRefused} == set(TABLE)
 
 
 def test_reasons_are_upper_snake_and_tell_apart() -> None:

@@ -51,6 +51,17 @@ def test_certs_know_no_library_but_cryptography() -> None:
     assert wrong == []
 
 
+def test_nobody_judges_a_token_but_the_one_wrapper() -> None:
+    """joserfc alone, and PyJWT even more, accept tokens that interceptors/token.py refuses."""
+    judging = {
+        (str(path), name.split(".")[0])
+        for path in OURS
+        for _, name in imports(path)
+        if name.split(".")[0] in {"joserfc", "jwt", "jose", "jwcrypto", "authlib"}
+    }
+    assert judging == {("interceptors/token.py", "joserfc"), ("interceptors/issuers.py", "joserfc")}
+
+
 @pytest.mark.parametrize(
     ("module", "name", "allowed"),
     [
