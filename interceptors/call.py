@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from typing import Protocol
 
 from hauberk.certs.identity import LeafIdentity
 from hauberk.interceptors.deadline import Deadline
@@ -10,6 +11,16 @@ from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.tracing import TraceContext
 
 Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class Subject(Protocol):
+    """Whom a token is about."""
+
+    @property
+    def issuer(self) -> str: ...
+
+    @property
+    def subject(self) -> str: ...
 
 
 class Call:
@@ -31,6 +42,7 @@ class Call:
         "slot",
         "started",
         "time_left_s",
+        "token",
         "trace",
     )
 
@@ -60,6 +72,12 @@ class Call:
         """Why it was cancelled before its end, if it was; see standing.py."""
         self.slot: str | None = None
         """Whose place in flight the call takes; see in_flight.py."""
+        self.token: Subject | None = None
+
+    @property
+    def caller(self) -> str:
+        """What it is counted by: its SPIFFE ID, or its address where it shows no certificate."""
+        return self.address.rpartition(":")[0] if self.peer is None else str(self.peer.spiffe_id)
 
 
 _current: ContextVar[Call | None] = ContextVar("hauberk_call", default=None)

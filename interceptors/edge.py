@@ -205,6 +205,8 @@ class Edge:
             requests = await self._only_message(call, context)
             if call.deadline is not None and call.deadline.left(time.monotonic()) <= 0:
                 raise call.deadline.passed()
+            if self._pipeline.charge is not None:
+                self._pipeline.charge(call, requests)
         else:
             requests = _whole(requests)
         return await self._servant.answer(requests, context)

@@ -12,7 +12,8 @@ from hauberk.interceptors.in_flight import PER_PEER, InFlight
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.policy import Policy
-from hauberk.interceptors.servant import RpcMethod, Servant
+from hauberk.interceptors.quota import Quotas
+from hauberk.interceptors.servant import RpcMethod, Servant, read_type
 from hauberk.interceptors.standing import Standing
 
 FIRST_MESSAGE_S = 10.0
@@ -38,6 +39,7 @@ class Guard(grpc.GenericRpcHandler):
     ) -> None:
         """`trust_domain` is the mesh's own: bare paths in `callers` belong to it."""
         self.in_flight = InFlight(in_flight_per_peer)
+        self._quotas = Quotas()
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
         self.standing = Standing(trust, self._peer_check)
@@ -122,7 +124,12 @@ class Guard(grpc.GenericRpcHandler):
     def _compile(self, path: str, method: RpcMethod, policy: Policy) -> RpcMethod:
         servant = Servant.of(path, method, policy)
         pipeline = Pipeline.of(
-            policy, peer_check=self._peer_check, in_flight=self.in_flight, trust_domain=self._trust_domain
+            policy,
+            peer_check=self._peer_check,
+            in_flight=self.in_flight,
+            quotas=self._quotas,
+            trust_domain=self._trust_domain,
+            request=read_type(method.request_deserializer),
         )
         edge = Edge(self._door, pipeline, servant)
         if policy.response_streaming:

@@ -66,6 +66,12 @@ def has_failed(context: Context) -> bool:
     return context.code() not in (None, grpc.StatusCode.OK, 0)
 
 
+def read_type(deserialize: Reader | None) -> Descriptor | None:
+    """The type that generated code parses; None where messages are read another way."""
+    described = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
+    return described if isinstance(described, Descriptor) else None
+
+
 def _behaviour(method: RpcMethod) -> Callable[..., Any]:
     behaviour: Callable[..., Any] | None
     if method.request_streaming:
@@ -158,7 +164,7 @@ def _left_out(path: str) -> Answer:
 
 def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
     read = deserialize or bytes
-    check_message = message_check(policy.message, path, _read_type(deserialize))
+    check_message = message_check(policy.message, path, read_type(deserialize))
 
     def read_message(raw: bytes) -> Any:
         check_message(raw)
@@ -168,9 +174,3 @@ def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
             raise MessageUnreadable(f"message is not one of {path}") from error
 
     return read_message
-
-
-def _read_type(deserialize: Reader | None) -> Descriptor | None:
-    """The type that generated code parses; None where messages are read another way."""
-    described = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
-    return described if isinstance(described, Descriptor) else None

@@ -24,6 +24,7 @@ TABLE = {
     errors.UnknownMethod: Code.UNIMPLEMENTED,
     errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
     errors.RepliesUnread: Code.RESOURCE_EXHAUSTED,
+    errors.QuotaSpent: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
     errors.MemoryShort: Code.UNAVAILABLE,
     errors.IdentityUnfit: Code.UNAVAILABLE,
