@@ -68,6 +68,11 @@ class Call:
         self.slot: str | None = None
         """Whose place in flight the call takes; see in_flight.py."""
 
+    @property
+    def caller(self) -> str:
+        """What it is counted by: its SPIFFE ID, or its address where it shows no certificate."""
+        return self.address.rpartition(":")[0] if self.peer is None else str(self.peer.spiffe_id)
+
 
 _current: ContextVar[Call | None] = ContextVar("hauberk_call", default=None)
 

@@ -219,6 +219,8 @@ class Edge:
             raise MessageMissing(f"call ended without a message: {call.method}")
         if call.deadline is not None and call.deadline.left(time.monotonic()) <= 0:
             raise call.deadline.passed()
+        if self._pipeline.charge is not None:
+            self._pipeline.charge(call, message)
         return message
 
 

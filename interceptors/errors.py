@@ -17,21 +17,24 @@
       UnknownMethod         UNIMPLEMENTED
       TooManyInFlight       RESOURCE_EXHAUSTED
       RepliesUnread         RESOURCE_EXHAUSTED   this caller has to read what it was sent first
+      QuotaSpent            RESOURCE_EXHAUSTED   not so often; says which quota, and how long to wait
       Draining              UNAVAILABLE          this process is leaving
       MemoryShort           UNAVAILABLE          this process uses as much memory as it may
       IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
       ServerRevoked         UNAVAILABLE          whom we would call is refused by the mesh
 
-Source: google.rpc.Status, google.rpc.ErrorInfo (AIP-193); grpc/doc/statuscodes.md.
+Source: google.rpc.Status, google.rpc.ErrorInfo (AIP-193); grpc/doc/statuscodes.md; gRFC A6, "Pushback".
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import grpc
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RpcStatus
 
 DOMAIN = "hauberk"
@@ -39,6 +42,11 @@ DOMAIN = "hauberk"
 
 DETAILS_KEY = "grpc-status-details-bin"
 
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""How long core waits before it repeats the call, where the contract lets it; never, if that is negative."""
+
+_MAX_PUSHBACK_MS = 2**31 - 1
+"""What core reads; it takes more for a ban."""
 _MAX_FACT = 256
 """Characters of one fact in ErrorInfo: trailers have to fit into the caller's metadata limit."""
 _MAX_MESSAGE = 1024
@@ -54,13 +62,17 @@ class PolicyError(Exception):
 class Refused(Exception):
     """A call refused with a status, a machine-readable reason (UPPER_SNAKE) and facts about it.
 
-    Message, reason and facts reach the caller as they are, cut where they are too long for trailers.
+    Message, reason and facts reach the caller as they are, cut where they are too long for trailers; so do
+    further `details`. `retry_after_s` says how long it has to wait until it may be let in; inf: the same call
+    never will be.
     """
 
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "REFUSED"
     message = ""
     metadata: Mapping[str, str] = _NOTHING
+    retry_after_s: float | None = None
+    details: Sequence[Message] = ()
 
     def __init__(
         self,
@@ -69,12 +81,16 @@ class Refused(Exception):
         reason: str | None = None,
         status: grpc.StatusCode | None = None,
         metadata: Mapping[str, str] = _NOTHING,
+        retry_after_s: float | None = None,
+        details: Sequence[Message] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status or type(self).status
         self.reason = reason or type(self).reason
         self.metadata = metadata
+        self.retry_after_s = retry_after_s
+        self.details = details
         if self.status is grpc.StatusCode.OK:
             raise ValueError("a refusal cannot have the status OK")
 
@@ -167,6 +183,11 @@ class RepliesUnread(Refused):
     reason = "REPLIES_UNREAD"
 
 
+class QuotaSpent(Refused):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUOTA_SPENT"
+
+
 class Draining(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "DRAINING"
@@ -194,16 +215,22 @@ class ServerRevoked(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What goes on the wire: a code, a line of text, and a serialised google.rpc.Status."""
+    """What goes on the wire: a code, a line of text, a serialised google.rpc.Status, and how long to wait."""
 
     code: grpc.StatusCode
     message: str
     details: bytes
+    retry_after_s: float | None = None
 
     @property
-    def trailers(self) -> tuple[tuple[str, bytes], ...]:
-        """The details as trailing metadata."""
-        return ((DETAILS_KEY, self.details),)
+    def trailers(self) -> tuple[tuple[str, str | bytes], ...]:
+        """As trailing metadata."""
+        details = (DETAILS_KEY, self.details)
+        return (
+            (details,)
+            if self.retry_after_s is None
+            else (details, (PUSHBACK_KEY, _pushback(self.retry_after_s)))
+        )
 
 
 def status_of(error: BaseException, trace_id: str | None = None) -> Status:
@@ -213,7 +240,8 @@ def status_of(error: BaseException, trace_id: str | None = None) -> Status:
     """
     facts = {} if trace_id is None else {"trace_id": trace_id}
     if isinstance(error, Refused):
-        return _status(error.status, error.message, error.reason, {**error.metadata, **facts})
+        facts = {**error.metadata, **facts}
+        return _status(error.status, error.message, error.reason, facts, error.details, error.retry_after_s)
     message = "internal error" if trace_id is None else f"internal error {trace_id}"
     return _status(grpc.StatusCode.INTERNAL, message, "INTERNAL", facts)
 
@@ -236,13 +264,31 @@ def is_deadline_exceeded(error: BaseException) -> bool:
     return callable(code) and code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def _status(code: grpc.StatusCode, message: str, reason: str, facts: Mapping[str, str]) -> Status:
+def _status(
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    facts: Mapping[str, str],
+    further: Sequence[Message] = (),
+    retry_after_s: float | None = None,
+) -> Status:
     message = _spelled(message, _MAX_MESSAGE)
     told = {key: _spelled(value, _MAX_FACT) for key, value in facts.items()}
-    info = ErrorInfo(reason=reason, domain=DOMAIN, metadata=told)
     details = RpcStatus(code=code.value[0], message=message)
-    details.details.add().Pack(info)
-    return Status(code, message, details.SerializeToString())
+    details.details.add().Pack(ErrorInfo(reason=reason, domain=DOMAIN, metadata=told))
+    if retry_after_s is not None and retry_after_s < math.inf:
+        retry = RetryInfo()
+        retry.retry_delay.FromMicroseconds(math.ceil(retry_after_s * 1e6))
+        details.details.add().Pack(retry)
+    for detail in further:
+        details.details.add().Pack(detail)
+    return Status(code, message, details.SerializeToString(), retry_after_s)
+
+
+def _pushback(retry_after_s: float) -> str:
+    if retry_after_s == math.inf:
+        return "-1"
+    return str(min(math.ceil(retry_after_s * 1000), _MAX_PUSHBACK_MS))
 
 
 def _spelled(text: object, longest: int) -> str:

@@ -36,7 +36,7 @@ class InFlight:
 
     def enter(self, call: Call) -> None:
         """Take a place for `call`, or raise TooManyInFlight, or RepliesUnread."""
-        peer = call.address.rpartition(":")[0] if call.peer is None else str(call.peer.spiffe_id)
+        peer = call.caller
         with self._lock:
             taken = self._taken.get(peer, 0)
             if taken >= self._per_peer:

@@ -13,7 +13,8 @@ from hauberk.interceptors.in_flight import PER_PEER, InFlight
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.policy import Policy
-from hauberk.interceptors.servant import RpcMethod, Servant
+from hauberk.interceptors.quota import Quotas
+from hauberk.interceptors.servant import RpcMethod, Servant, read_type
 from hauberk.interceptors.standing import Standing
 from hauberk.interceptors.token_check import Tokens
 
@@ -43,6 +44,7 @@ class Guard(grpc.GenericRpcHandler):
         that demands one is served.
         """
         self.in_flight = InFlight(in_flight_per_peer)
+        self._quotas = Quotas()
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
         self._tokens = tokens
@@ -127,8 +129,10 @@ class Guard(grpc.GenericRpcHandler):
             policy,
             peer_check=self._peer_check,
             in_flight=self.in_flight,
+            quotas=self._quotas,
             trust_domain=self._trust_domain,
             tokens=self._tokens,
+            request=read_type(method.request_deserializer),
         )
         return self._handler(path, method, pipeline)
 

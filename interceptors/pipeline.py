@@ -2,13 +2,15 @@
 
 A check is any function of a Call that raises Refused. It works on memory and never awaits, so that an asyncio
 and a threaded server can share it. The order, after the trace (which sees refusals too): peer, metadata, in
-flight, callers, deadline, token, what the token claims. Cheap and certain things first; nothing of the
+flight, callers, deadline, token, what the token claims, quota. Cheap and certain things first; nothing of the
 message is read before all have passed.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
+
+from google.protobuf.descriptor import Descriptor
 
 from hauberk.interceptors.authorization import callers_check, claims_check
 from hauberk.interceptors.call import Call
@@ -19,6 +21,7 @@ from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.metadata import check_metadata
 from hauberk.interceptors.peer import PeerCheck
 from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.quota import Charge, Quotas
 from hauberk.interceptors.token_check import Tokens
 
 Check = Callable[[Call], None]
@@ -30,6 +33,8 @@ class Pipeline:
 
     policy: Policy
     checks: tuple[Check, ...]
+    charge: Charge | None = None
+    """What remains to be asked when the message of a unary call has been read."""
 
     @classmethod
     def of(
@@ -38,14 +43,18 @@ class Pipeline:
         *,
         peer_check: PeerCheck,
         in_flight: InFlight,
+        quotas: Quotas,
         trust_domain: str,
         tokens: Tokens | None = None,
+        request: Descriptor | None = None,
     ) -> Self:
         """The pipeline of `policy`; `trust_domain` is the one bare paths in `callers` belong to.
 
-        Raises PolicyError for a demand that is not enforced here, and for a token without `tokens`.
+        `request` describes the messages that callers send; None: nothing does. Raises PolicyError for a
+        demand that is not enforced here, and for a token without `tokens`.
         """
         _check_enforced(policy)
+        check_quota, charge = quotas.check(policy, request)
         return cls(
             policy,
             (
@@ -55,7 +64,9 @@ class Pipeline:
                 callers_check(policy, trust_domain),
                 _deadline(policy),
                 *_token(policy, tokens),
+                *((check_quota,) if check_quota else ()),
             ),
+            charge,
         )
 
     @classmethod
@@ -74,7 +85,6 @@ class Pipeline:
 
 def _check_enforced(policy: Policy) -> None:
     unenforced = {
-        "quota": bool(policy.quotas),
         "priority": policy.priority is not Priority.NORMAL,
         "audit": policy.audit,
     }

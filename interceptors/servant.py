@@ -93,6 +93,12 @@ def _check_shape(path: str, method: RpcMethod, policy: Policy) -> None:
         raise PolicyError(f"method is not of the shape its contract says: {path}")
 
 
+def read_type(deserialize: Reader | None) -> Descriptor | None:
+    """The type that generated code parses; None where messages are read another way."""
+    described = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
+    return described if isinstance(described, Descriptor) else None
+
+
 def _behaviour(method: RpcMethod) -> Callable[..., Any]:
     behaviour: Callable[..., Any] | None
     if method.request_streaming:
@@ -249,7 +255,7 @@ def _left_out(path: str) -> Answer:
 
 def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
     read = deserialize or bytes
-    check_message = message_check(policy.message, path, _read_type(deserialize))
+    check_message = message_check(policy.message, path, read_type(deserialize))
 
     def read_message(raw: bytes) -> Any:
         check_message(raw)
@@ -259,9 +265,3 @@ def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
             raise MessageUnreadable(f"message is not one of {path}") from error
 
     return read_message
-
-
-def _read_type(deserialize: Reader | None) -> Descriptor | None:
-    """The type that generated code parses; None where messages are read another way."""
-    described = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
-    return described if isinstance(described, Descriptor) else None

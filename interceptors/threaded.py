@@ -167,7 +167,10 @@ class Served(Call):
         if self.policy.request_streaming:
             return servant.answer(map(servant.read_message, self._exchange.messages()), self._exchange)
         message, self._message = self._message, b""
-        return servant.answer(servant.read_message(message), self._exchange)
+        request = servant.read_message(message)
+        if self._edge.pipeline.charge is not None:
+            self._edge.pipeline.charge(self, request)
+        return servant.answer(request, self._exchange)
 
     def _ran(self) -> None:
         """The method has ended."""

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from hauberk.interceptors.demands import Priority, QuotaRule
+from hauberk.interceptors.demands import Priority
 from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.policy import policies_of
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
@@ -57,7 +57,6 @@ def test_method_served_twice_is_named(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("demand", "said"),
     [
-        ("quota", {"quotas": (QuotaRule(limit=1, per_s=1, burst=1),)}),
         ("priority", {"priority": Priority.HIGH}),
         ("audit", {"audit": True}),
     ],

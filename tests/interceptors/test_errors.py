@@ -25,6 +25,7 @@ TABLE = {
     errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
     errors.RepliesUnread: Code.RESOURCE_EXHAUSTED,
     errors.TokenChecksSpent: Code.RESOURCE_EXHAUSTED,
+    errors.QuotaSpent: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
     errors.MemoryShort: Code.UNAVAILABLE,
     errors.IdentityUnfit: Code.UNAVAILABLE,
