@@ -103,7 +103,7 @@ async def test_two_tokens_are_refused_both_being_good(stage: Stage, forge: Forge
 async def test_token_ends_when_it_says_though_it_is_remembered(stage: Stage, forge: Forge) -> None:
     now = [float(forge.now)]
     await serve(stage, forge, TokenRule(bound=False), tokens=forge.tokens(clock=lambda: now[0]))
-    channel, brought = stage.channel(), bearer(forge.token(exp=forge.now + 60))
+    channel, brought = stage.channel(), bearer(forge.token(exp=int(now[0]) + 60))
     assert await call(channel, UNARY, metadata=brought) == [b"hello"]
     now[0] += 59.9
     assert await call(channel, UNARY, metadata=brought) == [b"hello"]
