@@ -43,6 +43,7 @@ from hauberk.server import Announcement, MeshServer
 from hauberk.settings import Settings
 from hauberk.tenure import Tenure
 from hauberk.threaded import WORKERS, ThreadedServer
+from hauberk.token_issuers import Believed, KeyKeepers
 from hauberk.tokens import JoinTokens
 from hauberk.withdrawal import OpenStreams
 
@@ -58,7 +59,9 @@ _CIPHERS = "GRPC_SSL_CIPHER_SUITES"
 class Mesh:
     """What a member of the mesh has. Made by `join`, good until its block is left."""
 
-    def __init__(self, settings: Settings, tenure: Tenure, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, settings: Settings, tenure: Tenure, tasks: asyncio.TaskGroup, believed: Believed | None
+    ) -> None:
         self.settings = settings
         self.stopping = stopping.get() or asyncio.Event()
         """Set when the process should end: by SIGTERM under `hauberk.run`, or when its membership ended."""
@@ -74,6 +77,7 @@ class Mesh:
         self._direct: list[DirectChannel] = []
         self._channel: grpc.aio.Channel | None = None
         self._memory = Memory(settings.memory_limit or default_limit())
+        self._keys = KeyKeepers(believed, str(self.id)) if believed else None
 
     @property
     def id(self) -> SpiffeId:
@@ -146,6 +150,7 @@ class Mesh:
                 "service_name": str(self.id),
                 "access_log": AccessLog(sys.stderr, str(self.id)) if self.settings.access_log else None,
                 "announce": self._announce,
+                "tokens": self._keys.tokens if self._keys else None,
                 "stopping": self.stopping,
                 "drain_seconds": self.settings.drain_seconds,
                 **options,
@@ -157,6 +162,8 @@ class Mesh:
         return made
 
     async def _announce(self, address: str, contracts: Sequence[str]) -> Announcement:
+        if self._keys is not None:
+            await self._keys.tried()
         address = await asyncio.to_thread(advertised, address, self.settings.advertise)
         offered = offer(address, contracts, self.settings.replica)
         announcement = RegistryAnnouncement(self._tenure.control, self._tenure.calls, offered)
@@ -214,6 +221,8 @@ class Mesh:
         self._start(self._follow_end())
         self._start(self._follow_revocations())
         self._start(self._xds.keep(self._tenure.found_again))
+        if self._keys is not None:
+            self._start(self._keys.keep())
 
     async def _follow_fitness(self) -> None:
         async for why in self._tenure.unfit.changes():
@@ -303,6 +312,7 @@ class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
                 _CIPHERS,
                 _CIPHERS,
             )
+        believed = await asyncio.to_thread(Believed.of, settings.token_issuers)
         tokens = JoinTokens(settings.join_token_fd, settings.join_token_file)
         await tokens.read()
         joined = await become_member(settings, tokens, self._clock)
@@ -313,7 +323,7 @@ class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
                 joined.lock.release()
             raise JoinFailed(str(error)) from error
         await self._tasks.__aenter__()
-        self._mesh = Mesh(settings, tenure, self._tasks)
+        self._mesh = Mesh(settings, tenure, self._tasks, believed)
         self._mesh._begin()
         return self._mesh
 

@@ -29,6 +29,7 @@ from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.interceptors.serving import guarded_server
+from hauberk.interceptors.token_check import Tokens
 from hauberk.options import Option, server_options
 
 _log = logging.getLogger(__name__)
@@ -73,12 +74,14 @@ class MeshServer(grpc.aio.Server):
         anonymous: bool = False,
         options: Iterable[Option] = (),
         in_flight_per_peer: int = 100,
+        tokens: Tokens | None = None,
         stopping: asyncio.Event | None = None,
         drain_seconds: float = DRAIN_S,
     ) -> None:
         """`listen` is host:port, port 0 for any free; `service_name` is what our log lines call us.
 
         `anonymous` asks callers for no certificate, and accepts only methods whose policy says `anonymous`.
+        Without `tokens`, methods that demand an access token are not served.
         `stopping` is what `serve` waits for; `drain_seconds` bounds the end it then makes.
         """
         self._service_name = service_name
@@ -97,6 +100,7 @@ class MeshServer(grpc.aio.Server):
             trust_domain=credentials.value.svid.spiffe_id.trust_domain,
             access_log=access_log,
             in_flight_per_peer=in_flight_per_peer,
+            tokens=tokens,
         )
         self._server: Any = None
         """Core's, once it has been made."""

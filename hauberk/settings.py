@@ -50,6 +50,8 @@ class Settings:
     """One JSON line a call, on standard error."""
     drain_seconds: float = 10.0
     """The longest that a stopping server waits for its calls."""
+    token_issuers: Path | None = None
+    """TOML file whose [tokens.NAME] tables say whose access tokens are believed; None: nobody's."""
     memory_limit: int | None = None
     """Bytes in use from which new calls are refused; None: 80 % of what machine or control group have."""
 
@@ -232,6 +234,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "replica": _replica,
     "access_log": _flag,
     "drain_seconds": _seconds,
+    "token_issuers": _path,
     "memory_limit": _bytes,
 }
 _REMEDY = {

@@ -27,8 +27,8 @@ MAX_LIFETIME_S = 15 * 60
 """Of a token, from `iat` to `exp`, where nothing else is said."""
 LONGEST_LIFETIME_S = 24 * 3600
 
-KID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}", re.ASCII)
-"""Looked up in a dictionary and nowhere else, so the letters of base64, used by some, do no harm."""
+KID = re.compile(r"[\x21-\x7e]{1,128}")
+"""Looked up in a dictionary and nowhere else, so whatever an issuer writes does no harm."""
 
 _TYP = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+/-]{0,63}", re.ASCII)
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -70,11 +70,11 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """Public keys by `kid`. Two of the same `members` are equal."""
+    """Public keys by `kid`, at least one."""
 
     keys: Mapping[str, Key]
     members: Mapping[str, tuple[str, ...]]
-    """What each key is made of."""
+    """What each key is made of: two sets of the same members are one."""
     ignored: int = 0
     """Keys that were left out: for encryption, of another algorithm, without a `kid`, or weak."""
 
@@ -82,8 +82,9 @@ class KeySet:
     def parse(cls, raw: bytes, algorithm: str) -> "KeySet":
         """The keys of a JWK set that verify `algorithm`. Raises KeysRefused.
 
-        Refused whole: what is no JWK set, two keys of one `kid`, and a set that holds a private key, which is
-        no secret any more.
+        Refused whole: what is no JWK set, two keys of one `kid`, a set that holds a private key, which is no
+        secret any more, and one without a usable key, which is rather a mistake: an issuer that withdraws its
+        last key publishes another.
         """
         if len(raw) > MAX_BYTES:
             raise KeysRefused(f"more than {MAX_BYTES} bytes")
@@ -111,7 +112,7 @@ class KeySet:
         return cls(MappingProxyType(keys), MappingProxyType(members), len(listed) - len(keys))
 
 
-_NO_KEYS = KeySet(MappingProxyType({}), MappingProxyType({}))
+_NONE_YET = KeySet(MappingProxyType({}), MappingProxyType({}))
 
 
 class KeyRing:
@@ -125,8 +126,8 @@ class KeyRing:
         self.good_until = -math.inf
         """Monotonic seconds; later nobody may rely on these keys any more."""
         self.wanted = Watch(None)
-        """Set once when a `kid` was not found; again after the next `renew` or `asked`."""
-        self._keys = Watch(_NO_KEYS)
+        """Set once when a `kid` was not found, and not again before `asked`."""
+        self._keys = Watch(_NONE_YET)
         self._asked = False
 
     def find(self, kid: str) -> Key | None:

@@ -151,7 +151,7 @@ class _MultiCallable:
             left = budget(timeout, None if call is None else call.deadline, time.monotonic())
         except Refused as refused:
             raise rpc_error(refused, trace.trace_id) from None
-        token = None if call is None else passed_on(self._contract)
+        token = None if call is None or options.get("credentials") else passed_on(self._contract)
         leaving = _leaving(metadata or (), trace, self._to, left, token)
         return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
 

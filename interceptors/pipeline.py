@@ -115,7 +115,7 @@ def _token(policy: Policy, tokens: Tokens | None) -> tuple[Check, ...]:
     if tokens is None:
         raise PolicyError(
             f"{policy.method} demands a token, but this process believes no issuer: name a file with "
-            "[tokens.NAME] tables in HAUBERK_TOKEN_ISSUERS"
+            "[tokens.NAME] tables in HAUBERK_TOKEN_ISSUERS; for hauberk up, write them into mesh.toml"
         )
     return (tokens.check(policy.token), *claims_check(policy))
 

@@ -1,13 +1,16 @@
 """The access token that a call brings: verified once, then remembered for as long as it is good.
 
-A signature takes 100 to 200 us to verify, a look into what is remembered less than one. On each call anew:
-has it ended, are its issuer's keys still good, and is this the connection it is bound to (RFC 8705 section
-3). One that fails costs the same work each time it comes, so each peer's failures are rationed.
+To verify one takes 90 us (RS256) or 150 us (ES256), a look into what is remembered less than one. On each
+call anew: has it ended, are its issuer's keys still good, and is this the connection it is bound to (RFC 8705
+section 3). One that fails costs the same work each time it comes, so each peer's failures are rationed.
+
+A token is looked at when its call begins: a stream may outlive it, for as long as the contract lets it.
 
 State is shared by all methods of a process, and by its threads: what every call does to it is one look into a
 dictionary, whole under the interpreter's own lock; what changes it takes a lock.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,10 +22,14 @@ from hauberk.interceptors.errors import TokenChecksSpent, TokenRefused, Unidenti
 from hauberk.interceptors.issuers import KeyRing
 from hauberk.interceptors.token import Token, verify
 
+_log = logging.getLogger(__name__)
+
 REMEMBERED = 4096
-"""Tokens; those remembered longest are forgotten first. At most about 10 KB each, so 40 MB."""
+"""Tokens; those remembered longest are forgotten first. 3 KB each with half a dozen claims, so 11 MB; the
+most that was reached in 4 KiB, with 680 empty objects, is 80 KB.
+"""
 FAILURES_PER_S = 20
-"""Failed checks of one peer, as many at once: 4 ms of CPU a second at the worst."""
+"""Failed checks of one peer, as many at once: 3 ms of CPU a second."""
 _PEERS = 4096
 _SCHEME = "bearer "
 
@@ -87,9 +94,8 @@ class Tokens:
             raise self._refused("TOKEN_SCHEME", call)
         try:
             token = verify(header[len(_SCHEME) :], self._rings, now=self._clock())
-        except TokenRefused:
-            self._failures.count(call)
-            raise
+        except TokenRefused as refusal:
+            raise self._refused(refusal.found, call) from None
         learnt = token, self._rings[token.issuer]
         with self._lock:
             if len(known) >= REMEMBERED:
@@ -98,7 +104,10 @@ class Tokens:
         return learnt
 
     def _refused(self, found: str, call: Call) -> TokenRefused:
+        """The refusal for `found`, told to our log too. Before a peer can fill that: TokenChecksSpent."""
+        self._failures.check(call)
         self._failures.count(call)
+        _log.info("access token refused: %s, %s, trace %s", found, call.method, call.trace.trace_id)
         return TokenRefused(found)
 
 

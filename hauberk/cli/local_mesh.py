@@ -244,6 +244,8 @@ class LocalMesh:
                 "HAUBERK_DRAIN_SECONDS": f"{DRAIN_S:g}",
                 "DATABASE_URL": self._state.database_url(name),
             }
+            if self._mesh.tokens:
+                settings["HAUBERK_TOKEN_ISSUERS"] = str(self._state.mesh_file)
             return Launch(
                 command=[*command, *workload.command[1:]],
                 environment=self._environment(settings | workload.env),

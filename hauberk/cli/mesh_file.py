@@ -3,6 +3,7 @@
     trust_domain = "shop.test"
     [control]          listen, enrolment_listen, names, svid_lifetime, database, ca_passphrase_file
     [workloads.NAME]   command, serves, replicas, listen, env
+    [tokens.NAME]      issuer, jwks, algorithm, typ, audience, max_lifetime_seconds
     [once]             workload, command, env, through
 
 Everything is checked before anything starts, and everything that is wrong is an error that says what, where
@@ -20,6 +21,7 @@ import msgspec
 from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId, issuable, parse_dns_name, parse_trust_domain
 from hauberk.cli.errors import MeshFileError
+from hauberk.errors import SettingsError
 
 MAX_REPLICAS = 64
 SHORTEST_LIFE_S, LONGEST_LIFE_S = 10, 86400
@@ -76,6 +78,8 @@ class MeshFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     trust_domain: str
     control: Control = Control()
     workloads: dict[str, Workload] = {}
+    tokens: dict[str, Any] = {}
+    """Issuers of access tokens that every workload believes; see hauberk/token_issuers.py."""
     once: Once | None = None
 
     def id_of(self, name: str) -> SpiffeId:
@@ -173,6 +177,8 @@ class _Check:
                         f"serves: {service} is served by {other} already",
                         "let one workload serve it; give that one more replicas",
                     )
+        if mesh.tokens:
+            self._tokens(mesh.tokens)
         if mesh.once:
             self._once(mesh.once, mesh)
 
@@ -205,6 +211,14 @@ class _Check:
                 found = f"serves: not a service's full name: {service!r:.99}"
                 self._refuse(at, found, _EXAMPLES["serves"])
         self._env(at, workload.env)
+
+    def _tokens(self, tables: dict[str, Any]) -> None:
+        from hauberk.token_issuers import declared  # which takes grpc, and that 0.3 s: most have no tables
+
+        try:
+            declared(tables, self._file)
+        except SettingsError as error:
+            raise MeshFileError(str(error), _EXAMPLES["tokens"]) from None
 
     def _once(self, once: Once, mesh: MeshFile) -> None:
         self._name("once", once.workload, mesh.trust_domain)
@@ -250,6 +264,7 @@ _EXAMPLES = {
     "trust_domain": 'write a name of yours at the top: trust_domain = "shop.test"',
     "command": 'write what starts it: command = ["python", "-m", "my.service"]',
     "serves": 'write package and service: serves = ["shop.orders.v1.Orders"]',
+    "tokens": 'write who issues tokens, and where its keys are: issuer = "https://...", jwks = "https://..."',
     "workload": 'write whose identity it has: workload = "gateway"',
 }
 

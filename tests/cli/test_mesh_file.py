@@ -11,6 +11,8 @@ TD = 'trust_domain = "shop.test"\n'
 ORDERS = TD + '[workloads.orders]\ncommand = ["python", "-m", "orders"]\n'
 ONCE = ORDERS + '[once]\nworkload = "gateway"\ncommand = ["x"]\n'
 
+TOKENS = '[tokens.login]\nissuer = "https://a.test"\njwks = "keys.json"\n'
+
 REFUSED = [
     # what is written, what is said, what to do about it
     ("trust_domain = ", "mesh.toml: not toml: Invalid value (at end of document)", "correct that line"),
@@ -18,8 +20,21 @@ REFUSED = [
     ('trust_domain = "Shop.Test"', "mesh.toml: trust_domain: trust domain is not lower-case", "shop.test"),
     ('trust_domain = "shop_1.test"', "mesh.toml: trust_domain: not a lower-case dns name", "shop.test"),
     ("trust_domain = 3", "mesh.toml: trust_domain: expected `str`, got `int`", "a list in brackets"),
+    (TD + "tokens = 1", "mesh.toml: tokens: expected `object`, got `int`", "a list in brackets"),
+    (TD + "[tokens]\nlogin = 1", "mesh.toml: [tokens.login] expected `object`, got `int`", "who issues"),
+    (TD + "[tokens.login]", "mesh.toml: [tokens.login] object missing required field `issuer`", "who issues"),
+    (
+        TD + TOKENS + "isuer = 1",
+        "mesh.toml: [tokens.login] object contains unknown field `isuer`",
+        "who issues",
+    ),
+    (TD + TOKENS + 'algorithm = "none"', "[tokens.login] algorithm is none of ES256, RS256: 'none'", "who"),
     (TD + "contrl = 1", "mesh.toml: unknown key 'contrl'", "write control"),
-    (TD + "zzz = 1", "mesh.toml: unknown key 'zzz'", "known here: trust_domain, control, workloads, once"),
+    (
+        TD + "zzz = 1",
+        "mesh.toml: unknown key 'zzz'",
+        "known here: trust_domain, control, workloads, tokens, once",
+    ),
     (TD + "control = 1", "mesh.toml: control: expected `object`, got `int`", "a list in brackets"),
     (TD + "workloads = 1", "mesh.toml: workloads: expected `object`, got `int`", "a list in brackets"),
     (TD + '[control]\nlisen = "x"', "mesh.toml: [control] unknown key 'lisen'", "write listen"),

@@ -200,16 +200,19 @@ def test_a_child_gets_its_token_by_pipe_and_nothing_meant_for_another_mesh(tmp_p
     program = (
         "import os; fd = int(os.environ['HAUBERK_JOIN_TOKEN_FD']); token = os.read(fd, 99).decode();"
         "print(token[:5], token in str(os.environ), 'HAUBERK_CONFIG' in os.environ, os.getcwd());"
-        "print('gRPC says', os.environ['GRPC_VERBOSITY'])"
+        "print('gRPC says', os.environ['GRPC_VERBOSITY']);"
+        "print('issuers in', os.environ['HAUBERK_TOKEN_ISSUERS'])"
     )
     once = f'[once]\nworkload = "looker"\ncommand = ["python", "-c", "{program}"]\n'
-    (tmp_path / "mesh.toml").write_text(IDLE + once)
+    issuers = '[tokens.login]\nissuer = "https://login.test"\njwks = "keys.json"\n'
+    (tmp_path / "mesh.toml").write_text(IDLE + once + issuers)
     environment = clean_environment() | {"HAUBERK_CONFIG": "/etc/other.toml"}
     ended = subprocess.run(
         [*COMMAND, "up", "--once"], cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
     )
     assert f"hbk1. False False {tmp_path}" in ended.stdout
     assert "gRPC says NONE" in ended.stdout
+    assert f"issuers in {tmp_path / 'mesh.toml'}" in ended.stdout
 
 
 def test_all_that_is_written_is_ours_alone(shop_folder: Path) -> None:

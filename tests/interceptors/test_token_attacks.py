@@ -120,8 +120,11 @@ def test_attack_is_refused_by_the_wrapper(attack: Attack) -> None:
     )
 
 
-async def test_every_attack_is_refused_by_a_server_with_one_message(stage: Stage) -> None:
+async def test_every_attack_is_refused_by_a_server_with_one_message(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     """Over mTLS; nothing but the trace, which is the call's own, tells one from another."""
+    caplog.set_level("DEBUG")
     ran: list[Any] = []
     forge = Forge()
     said = policy("Echo", Shape.UNARY_UNARY, "*", token=TokenRule(bound=False))
@@ -141,6 +144,7 @@ async def test_every_attack_is_refused_by_a_server_with_one_message(stage: Stage
         assert (caught.value.details(), told.reason) == ("access token refused", "TOKEN_REFUSED"), name
         assert told.metadata.keys() == {"trace_id"}, name
     assert not ran
+    assert "eyJ" not in stage.log.getvalue() + caplog.text, "a token begins so"
     records = await stage.records(len(ATTACKS))
     assert {record["grpc.status"] for record in records} == {"UNAUTHENTICATED"}
     reasons = dict(zip(ATTACKS, (record["error.reason"] for record in records), strict=True))
@@ -163,7 +167,7 @@ GOOD: dict[str, Attack] = {
     "es256": lambda forge: forge.token(),
     "rs256": lambda forge: forge.rsa_token(),
     "claims of every kind": lambda forge: forge.token(a=[1, {"b": None}], c=1.5, d="ä", e=True, nbf=1),
-    "a second before its end": lambda forge: forge.token(exp=forge.now + 60, iat=forge.now - 800),
+    "near its end": lambda forge: forge.token(exp=forge.now + 60, iat=forge.now - 800),
     "from a clock that is early": lambda forge: forge.token(iat=forge.now + 20, nbf=forge.now + 20),
     "of a workload": lambda forge: forge.token(sub="spiffe://mesh.test/prod/orders"),
     "of a user as some issuers write it": lambda forge: forge.token(sub="auth0|5f7c8ec7c33c6c004bbafe82"),
@@ -179,6 +183,31 @@ def test_good_token_is_accepted_by_both(make: Attack) -> None:
     token = verify(text, RINGS, now=time.time())
     assert token.issuer in RINGS
     assert accepted_by_pyjwt(text)
+
+
+TIMES: dict[str, tuple[dict[str, int], float, str | None]] = {
+    "just before its end": ({}, 1599.999, None),
+    "at its end": ({}, 1600, "TOKEN_EXPIRED"),
+    "issued 30 s ahead": ({}, 970, None),
+    "issued more than 30 s ahead": ({}, 969.999, "TOKEN_NOT_YET_VALID"),
+    "good from 30 s ahead": ({"nbf": 1130}, 1100, None),
+    "good from more than 30 s ahead": ({"nbf": 1131}, 1100, "TOKEN_NOT_YET_VALID"),
+    "life of 15 minutes": ({"exp": 1900}, 1100, None),
+    "life of a second more": ({"exp": 1901}, 1100, "TOKEN_LIFETIME"),
+    "life of nothing": ({"exp": 1000}, 990, "TOKEN_LIFETIME"),
+}
+
+
+@pytest.mark.parametrize(("claims", "now", "found"), TIMES.values(), ids=TIMES.keys())
+def test_token_is_good_from_then_until_then(claims: dict[str, int], now: float, found: str | None) -> None:
+    times: dict[str, Any] = {"iat": 1000, "exp": 1600, **claims}
+    text = FORGE.token(**times)
+    if found is None:
+        assert verify(text, RINGS, now=now).subject == "alice"
+    else:
+        with pytest.raises(TokenRefused) as caught:
+            verify(text, RINGS, now=now)
+        assert caught.value.found == found
 
 
 def test_what_is_claimed_cannot_be_changed() -> None:
@@ -226,7 +255,7 @@ def judged(text: str) -> None:
     assert accepted_by_pyjwt(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(changes, header_changes)
 def test_no_claims_or_headers_make_anything_but_a_token_or_the_refusal(
     said: dict[str, Any], head: dict[str, Any]

@@ -1,6 +1,7 @@
 """What a server makes of the tokens that calls bring: bound, remembered, rationed, and passed on."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -102,7 +103,7 @@ async def test_two_tokens_are_refused_both_being_good(stage: Stage, forge: Forge
 async def test_token_ends_when_it_says_though_it_is_remembered(stage: Stage, forge: Forge) -> None:
     now = [float(forge.now)]
     await serve(stage, forge, TokenRule(bound=False), tokens=forge.tokens(clock=lambda: now[0]))
-    channel, brought = stage.channel(), bearer(forge.token(exp=forge.now + 60))
+    channel, brought = stage.channel(), bearer(forge.token(exp=int(now[0]) + 60))
     assert await call(channel, UNARY, metadata=brought) == [b"hello"]
     now[0] += 59.9
     assert await call(channel, UNARY, metadata=brought) == [b"hello"]
@@ -229,6 +230,46 @@ def test_tokens_made_under_a_key_that_is_replaced_meanwhile_are_not_remembered(f
     learnt = tokens._learn(f"Bearer {forge.token()}", some_call())
     assert learnt[0].subject == "alice"
     assert tokens._known == {}
+
+
+def test_threads_that_share_the_check_see_no_key_after_it_was_replaced(forge: Forge) -> None:
+    """Eight threads call while the keys change under them: each call is admitted or refused, nothing else."""
+    tokens, other = forge.tokens(), ec.generate_private_key(ec.SECP256R1())
+    check, mine = tokens.check(TokenRule(bound=False)), jwk(forge.key, KID)
+    headers = [f"Bearer {forge.token(jti=f't-{number}')}" for number in range(20)]
+    stop, odd = threading.Event(), list[BaseException]()
+
+    def admitted(header: str) -> bool:
+        brought = some_call(at=time.monotonic())
+        brought.authorization = header
+        try:
+            check(brought)
+        except TokenRefused:
+            return False
+        return True
+
+    def calling() -> None:
+        try:
+            while not stop.is_set():
+                for header in headers:
+                    admitted(header)
+        except BaseException as error:
+            odd.append(error)
+
+    threads = [threading.Thread(target=calling) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            forge.publish(mine)
+            assert any(admitted(header) for header in headers)
+            forge.publish(jwk(other, KID))
+            assert not any(admitted(header) for header in headers)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert odd == []
 
 
 def some_call(*, at: float = 1000.0, address: str = "ipv4:127.0.0.1:1") -> Call:

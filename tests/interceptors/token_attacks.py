@@ -39,7 +39,8 @@ def later(**seconds: int) -> Attack:
     """Times in seconds from now."""
 
     def make(forge: Forge) -> str:
-        times: dict[str, Any] = {name: forge.now + after for name, after in seconds.items()}
+        now = forge.now
+        times: dict[str, Any] = {name: now + after for name, after in seconds.items()}
         return forge.token(**times)
 
     return make

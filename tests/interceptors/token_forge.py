@@ -69,11 +69,15 @@ class Forge:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.rsa_key = rsa.generate_private_key(65537, 2048)
         self.stranger = ec.generate_private_key(ec.SECP256R1())
-        self.now = int(time.time())
         self.ring = KeyRing(Issuer(name=ISSUER, audience=audience))
         self.rsa_ring = KeyRing(Issuer(name=OTHER_ISSUER, audience=audience, algorithm="RS256", typ="JWT"))
         self.publish(jwk(self.key, KID))
         self.rsa_ring.renew(KeySet.parse(jwks(jwk(self.rsa_key, RSA_KID)), "RS256"), time.monotonic() + 3600)
+
+    @property
+    def now(self) -> int:
+        """Seconds since 1970."""
+        return int(time.time())
 
     def publish(self, *keys: Mapping[str, Any], for_s: float = 3600) -> None:
         """What the first issuer's keys are from now on."""
@@ -87,13 +91,14 @@ class Forge:
         return changed({"alg": "ES256", "typ": "at+jwt", "kid": KID}, changes)
 
     def claims(self, **changes: Any) -> dict[str, Any]:
+        now = self.now
         good = {
             "iss": ISSUER,
             "aud": self.audience,
             "sub": "alice",
             "jti": "t-1",
-            "iat": self.now,
-            "exp": self.now + 600,
+            "iat": now,
+            "exp": now + 600,
         }
         return changed(good, changes)
 
