@@ -6,11 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from hauberk.services.database import open_database
-from hauberk.services.postgresql import ANSWER_S, LOCK_WAIT_S
+from hauberk.services.postgresql import ANSWER_S, IDLE_S, LOCK_WAIT_S
+from hauberk.services.refusal import is_outage
 from tests.postgresql import Postgresql, new_database, postgresql_process
+
+TAKE = text("UPDATE stock SET number = number - 1 RETURNING number")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,7 @@ def test_a_lock_that_is_waited_for_is_no_silence(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE things (number integer)"))
     with engine.begin() as holder, engine.connect() as waiter:
+        holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # it is at work
         holder.execute(text("LOCK TABLE things"))
         began = time.monotonic()
         with pytest.raises(OperationalError, match="lock timeout"):
@@ -72,3 +76,25 @@ def test_a_lock_that_is_waited_for_is_no_silence(engine: Engine) -> None:
         assert LOCK_WAIT_S <= time.monotonic() - began < ANSWER_S
         waiter.rollback()
         assert waiter.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize("goes_on", ["with a statement", "with its commit"])
+def test_a_transaction_that_lies_about_gives_its_locks_back_and_changes_nothing(
+    engine: Engine, goes_on: str
+) -> None:
+    """As that of a replica which is frozen in the middle of a write, and thaws."""
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE stock (number integer)"))
+        connection.execute(text("INSERT INTO stock VALUES (100)"))
+    frozen = engine.connect()
+    assert frozen.scalar(TAKE) == 99
+    began = time.monotonic()
+    with engine.begin() as twin:
+        assert twin.scalar(TAKE) == 99, "nothing of the other's is left"
+    assert IDLE_S - 0.1 < time.monotonic() - began < LOCK_WAIT_S
+    with pytest.raises(DBAPIError) as caught:
+        frozen.execute(TAKE) if goes_on == "with a statement" else frozen.commit()
+    frozen.close()
+    assert is_outage(caught.value), "its caller is told to try again"
+    with engine.begin() as connection:
+        assert connection.scalar(TAKE) == 98, "nobody has to mend the connections"
