@@ -196,6 +196,7 @@ def _unhurried(connection: Connection) -> Iterator[None]:
     limit, driver.answer_s = driver.answer_s, None
     try:
         connection.execute(text(f"SET LOCAL lock_timeout = '{UPGRADE_WAIT_S}s'"))
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{UPGRADE_IDLE_S}s'"))
         yield
     finally:
