@@ -40,6 +40,8 @@ SQLITE_WAIT_S = 5
 """How long a transaction waits for SQLite's one lock before it fails; for PostgreSQL see postgresql.py."""
 UPGRADE_WAIT_S = 30
 """How long a replica waits for another to upgrade their PostgreSQL database."""
+UPGRADE_IDLE_S = 10
+"""How long an upgrade may lie between two statements: one that is frozen keeps the others from starting."""
 
 
 class DatabaseError(Exception):
@@ -164,7 +166,6 @@ def _open_postgresql(url: URL) -> Engine:
         from hauberk.services import postgresql
     except ImportError as error:
         raise DatabaseError("postgresql needs a driver; run: pip install 'hauberk[postgres]'") from error
-    limits = f"-c lock_timeout={postgresql.LOCK_WAIT_S * 1000:.0f}ms -c timezone=UTC"
     server = postgresql.Server()
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
@@ -172,7 +173,7 @@ def _open_postgresql(url: URL) -> Engine:
         pool_timeout=postgresql.CONNECT_S,
         connect_args={
             "connect_timeout": postgresql.CONNECT_S,
-            "options": limits,
+            "options": f"{postgresql.server_limits()} -c timezone=UTC",
             "application_name": "hauberk",
         },
     )
@@ -195,6 +196,8 @@ def _unhurried(connection: Connection) -> Iterator[None]:
     limit, driver.answer_s = driver.answer_s, None
     try:
         connection.execute(text(f"SET LOCAL lock_timeout = '{UPGRADE_WAIT_S}s'"))
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{UPGRADE_IDLE_S}s'"))
         yield
     finally:
         driver.answer_s = limit

@@ -1,4 +1,5 @@
 """PostgreSQL's driver, made to give up: a server that is gone or hangs costs a caller a moment, not its time.
+And the limits that the server keeps for us: what a frozen replica has locked is its twin's a moment later.
 
 A server that hangs keeps its connections, takes new ones and answers nothing. Neither its own limits nor
 TCP's end a wait for it (its kernel acknowledges every byte), so the wait ends here. Once one has ended so,
@@ -18,12 +19,32 @@ CONNECT_S = 2
 """How long a connection may take to open; libpq takes no less."""
 LOCK_WAIT_S = 0.75
 """How long a statement waits for another's lock before it fails."""
+STATEMENT_S = 0.9
+"""How long it may take in all, several such waits included: less than we wait for an answer, or a server that
+waits for a lock would be taken for one that hangs.
+"""
+IDLE_S = 0.5
+"""How long a transaction may lie between two statements before the server ends it, and its connection.
+
+Who is frozen, or cut off, would keep its locks otherwise until it came back. Shorter than the wait for a
+lock: who waits for one of those gets it. A living process is back with its next statement in milliseconds.
+"""
 ANSWER_S = 1.0
-"""How long one exchange with the server may take: longer than the wait for a lock."""
+"""How long one exchange with the server may take: longer than any statement."""
 AGAIN_S = 0.25
 """Between two questions whether it is back."""
 
 T = TypeVar("T")
+
+
+def server_limits() -> str:
+    """What a connection asks of the server as it opens, as libpq's `options`."""
+    limits = {
+        "lock_timeout": LOCK_WAIT_S,
+        "statement_timeout": STATEMENT_S,
+        "idle_in_transaction_session_timeout": IDLE_S,
+    }
+    return " ".join(f"-c {name}={1000 * seconds:.0f}ms" for name, seconds in limits.items())
 
 
 class Connection(psycopg.Connection[Any]):

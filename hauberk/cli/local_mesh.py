@@ -72,6 +72,9 @@ class Row:
 class Replica(Child):
     """One process of a workload of mesh.toml."""
 
+    may_stand_still = False
+    """It may hold a lock that its twins wait for."""
+
     def __init__(
         self, name: str, replica: int | str, workload: Workload, launch: Callable[[], Awaitable[Launch]]
     ) -> None:

@@ -106,6 +106,18 @@ class Process:
     def pid(self) -> int:
         return self._child.pid
 
+    @property
+    def stopped_by(self) -> signal.Signals | None:
+        """The signal that has stopped it; None if it runs, has ended, or the system cannot tell (macOS)."""
+        if self._child.returncode is not None or not hasattr(os, "waitid"):
+            return None
+        try:
+            # WNOWAIT: we only look. Its end stays for asyncio to find.
+            found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        return signal.Signals(found.si_status) if found else None
+
     async def wait(self) -> int:
         """Read its output until it has ended; its exit code, negative for a signal. Call it once.
 

@@ -1,5 +1,5 @@
-"""Keeps children running: starts again what dies, more and more slowly, gives up loudly, restarts what is
-asked for, and stops all in order.
+"""Keeps children running: starts again what dies or stands still, more and more slowly, gives up loudly,
+restarts what is asked for, and stops all in order.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hauberk.cli import standstill
 from hauberk.cli.process import Launch, NoProgram, Process
 
 LAST_LINES = 8
@@ -48,6 +49,9 @@ class Condition(StrEnum):
 
 class Child:
     """One process to keep running. `launch` is asked before each start: tokens work once."""
+
+    may_stand_still = True
+    """Whether it is left alone when somebody stops it (SIGSTOP), as a process that others can do without."""
 
     def __init__(self, name: str, launch: Callable[[], Awaitable[Launch]]) -> None:
         self.name = name
@@ -205,10 +209,9 @@ class Supervisor:
         if child.name in self._stopping:
             child.process.signal(signal.SIGTERM)
         try:
-            code = await child.process.wait()
+            return await _ended(child.process, may_stand_still=child.may_stand_still)
         finally:
             child.process = None
-        return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
 
     async def _launch(self, child: Child) -> Launch | None:
         """What to start `child` with; None if it is stopped meanwhile, however long that would take."""
@@ -251,6 +254,18 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await child.woken.wait()
+
+
+async def _ended(process: Process, *, may_stand_still: bool) -> str:
+    """Wait for its end, which comes by force when it stands still and may not; how it came, in words."""
+    async with asyncio.TaskGroup() as tasks:
+        killing = None if may_stand_still else tasks.create_task(standstill.killed_for_it(process))
+        code = await process.wait()
+        if killing and killing.done():
+            return killing.result()
+        if killing:
+            killing.cancel()
+    return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
 
 
 async def _all_ended(children: Iterable[Child]) -> None:

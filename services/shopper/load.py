@@ -154,12 +154,10 @@ class Load:
             self._summary.samples.append(f"{method} {code}: {text}")
 
     async def _keep_watching(self) -> None:
-        opened = 0
+        opened = itertools.count()
 
         def open_watch(_: None) -> AsyncIterable[catalog_pb2.Product]:
-            nonlocal opened
-            opened += 1
-            self._summary.reopened = opened - 1
+            self._summary.reopened += next(opened) > 0
             return self._catalog.WatchProducts(catalog_pb2.WatchProductsRequest(skus=[self.own]))
 
         self._summary.calls["WatchProducts"] += 1
@@ -203,13 +201,22 @@ class Load:
             raise ShopAmiss(f"order {order.order_id} is placed, and its payment is not")
 
     async def _reconcile(self) -> None:
-        beliefs = [
-            payments_pb2.ReconcileRequest(
-                payment_id=order.order_id, amount=order.total, state=payments_pb2.PAYMENT_STATE_CAPTURED
+        believed = {order.order_id: order.total for order in self._placed}
+
+        def ask_after(last: str | None) -> AsyncIterable[payments_pb2.ReconcileResponse]:
+            self._summary.reopened += last is not None
+            left = itertools.islice(
+                believed.items(), 0 if last is None else [*believed].index(last) + 1, None
             )
-            for order in self._placed
-        ]
-        async for answer in self._payments.Reconcile(iter(beliefs), timeout=CALL_S):
+            beliefs = (
+                payments_pb2.ReconcileRequest(
+                    payment_id=payment_id, amount=amount, state=payments_pb2.PAYMENT_STATE_CAPTURED
+                )
+                for payment_id, amount in left
+            )
+            return self._payments.Reconcile(beliefs, timeout=CALL_S)
+
+        async for answer in resume(ask_after, lambda answer: answer.payment_id, attempts=1):
             self._summary.streamed += 1
             if not answer.agrees:
                 raise ShopAmiss(f"the books differ on order {answer.payment_id}")

@@ -332,13 +332,13 @@ def test_pauses_are_spread_and_bounded() -> None:
 async def gone(pid: int) -> bool:
     """Wait, at most ten seconds, until the process is no more; a zombie has gone, nobody buried it yet."""
     ends = time.monotonic() + 10
-    while (state := _state(pid)) not in {"", "Z"}:
+    while (state := state_of(pid)) not in {"", "Z"}:
         assert time.monotonic() < ends, f"{pid} still lives, in state {state}"
         await asyncio.sleep(0.05)
     return True
 
 
-def _state(pid: int) -> str:
+def state_of(pid: int) -> str:
     """ps's letter for what the process does; empty if there is none."""
     listed = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, check=False)
     return listed.stdout.decode().strip()[:1]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from hauberk.services.control.xds.resource import NAME, ResourceType
 from hauberk.settings import Settings
 from tests.control.xds_mesh import AdsStream
 from tests.faults.twins import SERVICES, followers, trading, twins
+from tests.mesh.books import Books
 from tests.mesh.fleet import Fleet, eventually, fleet
 
 BACK_S = 5.0
@@ -64,7 +66,7 @@ async def test_nobody_notices_that_control_is_away_and_it_comes_back_with_all_it
     async with fleet(tmp_path, twins(svid_lifetime=lifetime)) as mesh:
         caller = await mesh.member("gateway")
         await make_facts(mesh)
-        async with trading(mesh, caller) as load:
+        async with trading(caller, partial(Books.of, mesh.state)) as load:
             await asyncio.sleep(40 if soaking else 2)  # SVIDs of 2 min are renewed after 54 to 66 s
             told = await versions(AdsStream(caller.control))
             known, followed_by = await Knowledge.of(mesh), await followers(mesh)
@@ -90,7 +92,7 @@ async def test_a_control_plane_that_was_frozen_has_nothing_to_tell(tmp_path: Pat
     """It lost every stream at once; all are back before it takes anybody off its list."""
     async with fleet(tmp_path, twins()) as mesh:
         caller = await mesh.member("gateway")
-        async with trading(mesh, caller) as load:
+        async with trading(caller, partial(Books.of, mesh.state)) as load:
             await asyncio.sleep(1)
             told, known = await versions(AdsStream(caller.control)), await Knowledge.of(mesh)
             mesh.freeze(CONTROL)

@@ -5,18 +5,24 @@ Writes that were in flight there may fail, and nothing of them is lost, doubled 
 """
 
 import asyncio
-import itertools
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
 from tests.faults.network import Cable, cables
-from tests.faults.twins import SERVICES, WatchedLoad, failed, followers, holds_no_lock, trading, twins
-from tests.mesh.fleet import Fleet, fleet
+from tests.faults.twins import SERVICES, WatchedLoad, failed, followers, trading, twins
+from tests.mesh.books import Books
+from tests.mesh.fleet import Fleet, eventually, fleet
+from tests.postgresql import new_database
+
+WITHIN = {"catalog": "reserve-within", "payments": "capture-within", "orders": "within-the-first-record"}
+"""Where in a transaction that has changed something (doomed.py) a replica of each is frozen."""
 
 BEFORE_S = 2.0
 """Of load before the first fault."""
@@ -26,6 +32,8 @@ LEFT_S = 6.0
 """Within which a replica that control does not hear of is left by its callers: 2 s of silence, 3 of grace."""
 HEARS_S = 15.0
 """Within which a process that control can reach again hears of changes again."""
+FROZEN_S = 20.0
+"""Within which a replica that is started serves, and is asked to write."""
 STRUCK_S = 3.0
 """Calls that begin later and are slow have other reasons."""
 BACK_S = 5.0
@@ -43,10 +51,13 @@ class Trade:
         self._losses: list[tuple[float, float]] = []
         """From when to when each fault was met."""
 
-    async def lose(self, replica: str, how: str, breaking: Awaitable[object], *, for_s: float) -> None:
-        """Break it, and hold what happens in that time to the calls against what is promised."""
-        broken_at = time.monotonic()
-        await breaking
+    async def lose(self, replica: str, how: str, breaking: Awaitable[float | None], *, for_s: float) -> None:
+        """Break it, and hold what happens in that time to the calls against what is promised.
+
+        `breaking` says when it was broken, if that takes its time.
+        """
+        begun_at = time.monotonic()
+        broken_at = await breaking or begun_at
         await asyncio.sleep(for_s)
         met = self.load.met(broken_at, broken_at + STRUCK_S)
         noticed = max((call.ended for call in met), default=broken_at) - broken_at
@@ -85,9 +96,15 @@ class Trade:
 
 @asynccontextmanager
 async def shop(
-    folder: Path, mesh_toml: str, cut: Mapping[str, Cable] = MappingProxyType({})
+    folder: Path,
+    mesh_toml: str,
+    cut: Mapping[str, Cable] = MappingProxyType({}),
+    read: Callable[[], Books] | None = None,
 ) -> AsyncIterator[Trade]:
-    """A shop that trades while the block runs; the replicas in `cut` are at the other end of these cables."""
+    """A shop that trades while the block runs; the replicas in `cut` are at the other end of these cables.
+
+    `read` reads its books where they are not in SQLite.
+    """
 
     def prepare(mesh: Fleet) -> None:
         for replica in mesh.local.workloads:
@@ -97,7 +114,8 @@ async def shop(
             mesh.environment[replica] = {"HAUBERK_ACCESS_LOG": "1", "HAUBERK_LISTEN": f"{cable.address}:0"}
 
     async with fleet(folder, mesh_toml, prepare=prepare) as mesh:
-        async with trading(mesh, await mesh.member("gateway")) as load:
+        read = read or partial(Books.of, mesh.state)
+        async with trading(await mesh.member("gateway"), read) as load:
             await asyncio.sleep(BEFORE_S)
             trade = Trade(mesh, load)
             yield trade
@@ -117,12 +135,27 @@ async def test_a_killed_replica_costs_no_read(tmp_path: Path, soaking: bool) -> 
 
 @pytest.mark.soak
 @pytest.mark.timeout(240)
-async def test_a_frozen_replica_costs_no_read_and_finds_its_way_back(tmp_path: Path, soaking: bool) -> None:
-    async with shop(tmp_path, twins()) as trade:
+async def test_a_replica_frozen_within_a_write_costs_no_read_and_finds_its_way_back(
+    tmp_path: Path, postgresql_server: str, soaking: bool
+) -> None:
+    """On PostgreSQL, which takes its locks back meanwhile: no write of the twin fails. On SQLite that takes
+    `hauberk up` (test_replica_stopped.py).
+    """
+    urls = {service: new_database(postgresql_server) for service in SERVICES}
+
+    def read() -> Books:
+        return Books.read(catalog=urls["catalog"], orders_url=urls["orders"], payments_url=urls["payments"])
+
+    async with shop(tmp_path, twins(urls=urls), read=read) as trade:
         for service in SERVICES if soaking else ("catalog",):
-            replica = f"{service}-1"
-            await trade.lose(replica, "frozen", freeze(trade.mesh, replica), for_s=10 if soaking else 6)
+            replica, twin = f"{service}-1", f"{service}-2"
+            await doom(trade.mesh, replica)
+            freezing = frozen_at(trade.mesh, replica)
+            await trade.lose(replica, "frozen within a write", freezing, for_s=10 if soaking else 6)
             await trade.returns(replica, thaw(trade.mesh, replica))
+            assert trade.mesh.said(twin, "does not answer") == [], "it got the locks it waited for"
+            for wrong in ("Traceback", '"grpc.status":"INTERNAL"'):
+                assert trade.mesh.said(replica, wrong) == []
 
 
 @pytest.mark.soak
@@ -162,15 +195,19 @@ async def test_a_replica_cut_off_from_control_alone_is_called_no_more_and_hears_
             trade.told.append(f"orders-1 hears of changes {time.monotonic() - mended:.2f} s later")
 
 
-async def freeze(mesh: Fleet, replica: str) -> None:
-    """Freeze it between two writes: one that holds SQLite's only write lock would stop its twin's, too."""
-    for _ in itertools.repeat(None, 50):
-        mesh.freeze(replica)
-        if await asyncio.to_thread(holds_no_lock, mesh.state, replica.rpartition("-")[0]):
-            return
-        mesh.thaw(replica)
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"{replica} is always writing")
+async def doom(mesh: Fleet, replica: str) -> None:
+    """Start it again, to freeze within the first write that it is asked for."""
+    point = WITHIN[replica.rpartition("-")[0]]
+    assert await mesh.stop(replica) == 0
+    mesh.before[replica] = [sys.executable, str(Path(__file__).with_name("doomed.py")), "STOP", point]
+    await mesh.start(replica)
+
+
+async def frozen_at(mesh: Fleet, replica: str) -> float:
+    """Wait until it is frozen; when that was."""
+    await eventually(lambda: bool(mesh.said(replica, "doomed: ")), within=FROZEN_S)
+    at = float(mesh.said(replica, "doomed: ")[0].split()[-1])
+    return at + time.monotonic() - time.time()
 
 
 async def thaw(mesh: Fleet, replica: str) -> None:

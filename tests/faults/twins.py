@@ -2,18 +2,16 @@
 
 import asyncio
 import re
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor_pb2 import MethodOptions
-from sqlalchemy import make_url
 
-from hauberk.cli.state import State
 from hauberk.mesh import Mesh
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.shop.catalog.v1 import catalog_pb2
@@ -34,11 +32,20 @@ SLOW_S = 0.5
 """A call that took longer has met the fault: others take some ten milliseconds."""
 
 
-def twins(*, svid_lifetime: str = "1h", host: str = "127.0.0.1") -> str:
-    """mesh.toml of the shop with two replicas of each service, everything listening on `host`."""
+def twins(
+    *, svid_lifetime: str = "1h", host: str = "127.0.0.1", urls: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """mesh.toml of the shop with two replicas of each service, everything listening on `host`.
+
+    `urls` are the databases of those services that do not use SQLite.
+    """
     text = re.sub(
         r"(?m)^(serves = .*)$", rf'\1\nreplicas = 2\nlisten = "{host}:0"', shop(svid_lifetime=svid_lifetime)
     )
+    for service, url in urls.items():
+        head = f"[workloads.{service}]\n"
+        assert head in text
+        text = text.replace(head, f'{head}env = {{ DATABASE_URL = "{url}" }}\n')
     return text.replace('listen = "127.0.0.1:0"', f'listen = "{host}:0"').replace(
         'names = ["127.0.0.1"]', f'names = ["{host}"]'
     )
@@ -115,8 +122,13 @@ class WatchedLoad(Load):
 
 
 @asynccontextmanager
-async def trading(mesh: Fleet, caller: Mesh, *, rate: float = 40.0) -> AsyncIterator[WatchedLoad]:
-    """A load on the shop while the block runs; then every order is settled, and the books are exact."""
+async def trading(
+    caller: Mesh, read: Callable[[], Books], *, rate: float = 40.0
+) -> AsyncIterator[WatchedLoad]:
+    """A load on the shop while the block runs; then every order is settled, and the books are exact.
+
+    `read` reads those books.
+    """
     load = WatchedLoad(caller.channel, rate=rate)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(load.run(LONGEST_S))
@@ -129,8 +141,8 @@ async def trading(mesh: Fleet, caller: Mesh, *, rate: float = 40.0) -> AsyncIter
     assert not failed(load.called, reads=True)
     assert running.result().failed["WatchProducts"] == 0
     assert running.result().skipped == 0
-    await settle(mesh.state, caller.channel)
-    books = await asyncio.to_thread(Books.of, mesh.state)
+    await settle(read, caller.channel)
+    books = await asyncio.to_thread(read)
     assert books.wrongs(stocked={load.own: STOCK}, acknowledged=load.acknowledged) == []
     assert load.acknowledged
 
@@ -140,11 +152,11 @@ def failed(calls: Iterable[Called], *, reads: bool) -> list[str]:
     return [str(call) for call in calls if call.failure and (call.method in READS) is reads]
 
 
-async def settle(state: State, channel: grpc.aio.Channel) -> None:
+async def settle(read: Callable[[], Books], channel: grpc.aio.Channel) -> None:
     """Ask again, with the same keys, for every order that is not settled, until all are."""
     orders = orders_pb2_grpc.OrdersStub(channel)
     async with asyncio.timeout(SETTLED_S):
-        while unsettled := (books := await asyncio.to_thread(Books.of, state)).unsettled:
+        while unsettled := (books := await asyncio.to_thread(read)).unsettled:
             await asyncio.gather(*(_ask_again(orders, books, order_id) for order_id in unsettled))
             await asyncio.sleep(0.5)
 
@@ -166,16 +178,3 @@ async def followers(mesh: Fleet) -> set[str]:
     """The processes that hear of changes over xDS."""
     clients = (await mesh.admin.ListClients(admin_pb2.ListClientsRequest())).clients
     return {client.node_id for client in clients if client.types}
-
-
-def holds_no_lock(state: State, service: str) -> bool:
-    """Whether nobody is in the middle of writing to the service's SQLite database."""
-    path = make_url(state.database_url(service)).database
-    assert path is not None
-    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        except sqlite3.OperationalError:
-            return False
-    return True

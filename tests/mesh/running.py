@@ -17,6 +17,9 @@ from typing import Any
 
 from cryptography import x509
 
+from hauberk.cli.state import State
+from hauberk.settings import Settings
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = [str(Path(sys.executable).with_name("hauberk"))]
 
@@ -94,6 +97,23 @@ def replicas(folder: Path) -> list[dict[str, Any]]:
     assert listed.returncode == 0, listed.stderr
     found: list[dict[str, Any]] = json.loads(listed.stdout)
     return found
+
+
+def invited(folder: Path, name: str) -> Settings:
+    """What a process of this name needs to join the mesh that runs in `folder`, a token included."""
+    told = hauberk(folder, "invite", name)
+    assert told.returncode == 0, told.stderr
+    token = folder / f"{name}.token"
+    token.touch(mode=0o600)
+    token.write_text(told.stdout)
+    state = State.beside(folder / "mesh.toml")
+    return Settings(
+        name=name,
+        state_dir=folder / name,
+        enrolment=state.running().enrolment,
+        roots=state.roots,
+        join_token_file=token,
+    )
 
 
 def _until_all_serve(folder: Path, process: subprocess.Popen[str], by: float) -> None:
