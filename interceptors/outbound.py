@@ -138,13 +138,7 @@ class _MultiCallable:
         self, request: Any, timeout: float | None, metadata: MetadataLike | None, options: Mapping[str, Any]
     ) -> Any:
         """Raises AioRpcError DEADLINE_EXCEEDED, with nothing sent, if no time is left."""
-        call = current_call()
-        trace = TraceContext.new() if call is None else call.trace
-        try:
-            left = budget(timeout, None if call is None else call.deadline, time.monotonic())
-        except Refused as refused:
-            raise rpc_error(refused, trace.trace_id) from None
-        leaving = _leaving(metadata or (), trace, self._to, left)
+        left, leaving = departure(timeout, metadata, self._to)
         return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
 
 
@@ -191,6 +185,22 @@ class _StreamUnary(_ManyRequests, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
 
 class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any]):
     pass
+
+
+def departure(
+    timeout: float | None, metadata: MetadataLike | None, to: str | None
+) -> tuple[float | None, tuple[tuple[str, str | bytes], ...]]:
+    """The seconds and the metadata that a call leaves with, from within the call being served.
+
+    Raises AioRpcError DEADLINE_EXCEEDED if no time is left.
+    """
+    call = current_call()
+    trace = TraceContext.new() if call is None else call.trace
+    try:
+        left = budget(timeout, None if call is None else call.deadline, time.monotonic())
+    except Refused as refused:
+        raise rpc_error(refused, trace.trace_id) from None
+    return left, _leaving(metadata or (), trace, to, left)
 
 
 def _leaving(
