@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 # Named for tests, but the only way to give a channel its own bootstrap: environment and file are one for a
 # whole process, and a process may hold several identities.
-_BOOTSTRAP = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
+BOOTSTRAP = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
 
 
 def xds_channel(bootstrap: str, credentials: Credentials) -> grpc.aio.Channel:
@@ -32,7 +32,7 @@ def xds_channel(bootstrap: str, credentials: Credentials) -> grpc.aio.Channel:
     server's name, where it would otherwise go out in the clear.
     """
     secure = grpc.xds_channel_credentials(credentials.channel_credentials())
-    return grpc.aio.secure_channel(TARGET, secure, options=[*CHANNEL, (_BOOTSTRAP, bootstrap)])
+    return grpc.aio.secure_channel(TARGET, secure, options=[*CHANNEL, (BOOTSTRAP, bootstrap)])
 
 
 class MeshChannel(PickedChannel):

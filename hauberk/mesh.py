@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from hauberk.announce import RegistryAnnouncement, advertised, offer
+from hauberk.blocking_channel import BlockingConnection, blocking_xds_channel
 from hauberk.bootstrap import bootstrap
 from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
@@ -36,6 +37,7 @@ from hauberk.hints import Hints
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.errors import ServerRevoked, rpc_error
 from hauberk.interceptors.outbound import guarded
+from hauberk.interceptors.outbound_blocking import BlockingChannel
 from hauberk.interceptors.peer import Trust
 from hauberk.joining import Clock, become_member
 from hauberk.memory import Memory, default_limit, few_heaps
@@ -74,6 +76,7 @@ class Mesh:
         self._xds = MeshChannel(
             self._dial, drain_s=self._drain_s, check=self._check_pid, streaming=self._streams.enter
         )
+        self._blocking = BlockingConnection(self._dial_blocking, drain_s=self._drain_s, check=self._check_pid)
         self._direct: list[DirectChannel] = []
         self._channel: grpc.aio.Channel | None = None
         self._memory = Memory(settings.memory_limit or default_limit())
@@ -111,6 +114,13 @@ class Mesh:
     def channel_to(self, name: str) -> grpc.aio.Channel:
         """The same, for contracts that several workloads offer (health, reflection): calls go to `name`."""
         return self._to(SpiffeId.of(self.id.trust_domain, name).name)
+
+    def blocking_channel(self, to: str | None = None) -> grpc.Channel:
+        """The channel of code in threads to every contract that we may call; or to the workload `to`."""
+        self._check_pid()
+        name = None if to is None else SpiffeId.of(self.id.trust_domain, to).name
+        hints = Hints(credentials=self.credentials, clock=self._tenure.clock)
+        return BlockingChannel(self._blocking.current, hints.explain, name, self._streams.enter)
 
     def direct_channel(self, name: str, target: str) -> grpc.aio.Channel:
         """A channel to the workload `name` at host:port, past the control plane's routes.
@@ -181,14 +191,19 @@ class Mesh:
         return guarded(self._xds, explain=hints.explain, to=name)
 
     def _dial(self) -> grpc.aio.Channel:
-        described = bootstrap(
+        return xds_channel(self._bootstrap(), self.credentials.value)
+
+    def _dial_blocking(self) -> grpc.Channel:
+        return blocking_xds_channel(self._bootstrap(), self.credentials.value)
+
+    def _bootstrap(self) -> str:
+        return bootstrap(
             control_targets=self._tenure.membership.control_targets,
             node_id=f"{self.id}#{self.settings.replica}",
             spiffe_id=self.id,
             store=self._tenure.store,
             schedule=self.schedule,
         )
-        return xds_channel(described, self.credentials.value)
 
     @property
     def _drain_s(self) -> float:
@@ -221,6 +236,7 @@ class Mesh:
         self._start(self._follow_end())
         self._start(self._follow_revocations())
         self._start(self._xds.keep(self._tenure.found_again))
+        self._start(self._blocking.keep(self._tenure.found_again))
         if self._keys is not None:
             self._start(self._keys.keep())
 
@@ -263,6 +279,7 @@ class Mesh:
                 task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._xds.end()
+        await self._blocking.end()
         for channel in self._direct:
             await channel.close()
         await self._tenure.close()

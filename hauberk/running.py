@@ -27,7 +27,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise TypeError("run takes the function itself: hauberk.run(main), not hauberk.run(main())")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_until_told(main))
     except (MeshError, PolicyError, CertsError) as error:
         print(f"hauberk: {error}", file=sys.stderr)
@@ -57,7 +57,7 @@ async def _until_told(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
             loop.remove_signal_handler(number)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:

@@ -145,14 +145,8 @@ class _MultiCallable:
         self, request: Any, timeout: float | None, metadata: MetadataLike | None, options: Mapping[str, Any]
     ) -> Any:
         """Raises AioRpcError DEADLINE_EXCEEDED, with nothing sent, if no time is left."""
-        call = current_call()
-        trace = TraceContext.new() if call is None else call.trace
-        try:
-            left = budget(timeout, None if call is None else call.deadline, time.monotonic())
-        except Refused as refused:
-            raise rpc_error(refused, trace.trace_id) from None
-        token = None if call is None or options.get("credentials") else passed_on(self._contract)
-        leaving = _leaving(metadata or (), trace, self._to, left, token)
+        contract = None if options.get("credentials") else self._contract
+        left, leaving = departure(timeout, metadata, self._to, contract)
         return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
 
 
@@ -199,6 +193,24 @@ class _StreamUnary(_ManyRequests, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
 
 class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any]):
     pass
+
+
+def departure(
+    timeout: float | None, metadata: MetadataLike | None, to: str | None, contract: str | None
+) -> tuple[float | None, tuple[tuple[str, str | bytes], ...]]:
+    """The seconds and the metadata that a call leaves with, from within the call being served.
+
+    The token of that one goes along where its policy passes it on to `contract`; None: to nobody. Raises
+    AioRpcError DEADLINE_EXCEEDED if no time is left.
+    """
+    call = current_call()
+    trace = TraceContext.new() if call is None else call.trace
+    try:
+        left = budget(timeout, None if call is None else call.deadline, time.monotonic())
+    except Refused as refused:
+        raise rpc_error(refused, trace.trace_id) from None
+    token = None if contract is None else passed_on(contract)
+    return left, _leaving(metadata or (), trace, to, left, token)
 
 
 def _leaving(

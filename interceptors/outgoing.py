@@ -19,7 +19,7 @@ from hauberk.interceptors.errors import ChannelClosed, Draining, rpc_error
 _NOT_BEGUN = "Failed grpc_call_start_batch"
 """How core's refusal to begin an operation starts, two writes at once for one."""
 
-_BROKEN_OFF = "CANCELLED"
+BROKEN_OFF = "CANCELLED"
 """The details core gives a stream that was reset; a method that ends its call so sets its own, or none."""
 
 Explain = Callable[[AioRpcError], str | None]
@@ -195,7 +195,7 @@ class StreamStream(_ManyReplies, _ManyRequests, grpc.aio.StreamStreamCall[Any, A
 
 
 def _explained(error: AioRpcError, explain: Explain | None) -> AioRpcError:
-    if error.code() is grpc.StatusCode.CANCELLED and error.details() == _BROKEN_OFF:
+    if error.code() is grpc.StatusCode.CANCELLED and error.details() == BROKEN_OFF:
         broken_off = Draining("the server broke the call off: it is leaving", reason="BROKEN_OFF")
         return rpc_error(broken_off).with_traceback(error.__traceback__)
     hint = None if explain is None else explain(error)
