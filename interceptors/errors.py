@@ -9,6 +9,7 @@
       MetadataRefused       INVALID_ARGUMENT     headers we will not pass on
         MetadataTooLarge    RESOURCE_EXHAUSTED
       MessageUnreadable     INVALID_ARGUMENT     bytes that are no message of the method's type
+      MessageInvalid        INVALID_ARGUMENT     fields that break the rules of the contract; says which
       MessageTooLarge       RESOURCE_EXHAUSTED   more bytes than the contract lets in
       TooManyItems          RESOURCE_EXHAUSTED   more sub-messages and list elements than it lets in
       MessageMissing        UNIMPLEMENTED        a unary call that ended without a message
@@ -20,6 +21,7 @@
       IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
       ServerRevoked         UNAVAILABLE          whom we would call is refused by the mesh
+    RuleFailed              INTERNAL             a rule of the contract that has no answer: its author's error
 
 Source: google.rpc.Status, google.rpc.ErrorInfo (AIP-193); grpc/doc/statuscodes.md.
 """
@@ -29,6 +31,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status as RpcStatus
 
@@ -41,6 +44,8 @@ _MAX_FACT = 256
 """Characters of one fact in ErrorInfo: trailers have to fit into the caller's metadata limit."""
 _MAX_MESSAGE = 1024
 """Characters of a message, which is sent twice: as it is, and in the details."""
+_MAX_DETAILS = 4096
+"""Bytes of further details. The refusal itself would be lost with trailers that do not fit."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -49,16 +54,22 @@ class PolicyError(Exception):
     """A contract that cannot be enforced: the server must not start with it."""
 
 
+class RuleFailed(Exception):
+    """A rule of the contract that has no answer for a message: INTERNAL, since its author is wrong."""
+
+
 class Refused(Exception):
     """A call refused with a status, a machine-readable reason (UPPER_SNAKE) and facts about it.
 
-    Message, reason and facts reach the caller as they are, cut where they are too long for trailers.
+    Message, reason and facts reach the caller as they are, cut where they are too long for trailers; so do
+    `details`, messages of google.rpc beside our ErrorInfo, as far as they fit in whole.
     """
 
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "REFUSED"
     message = ""
     metadata: Mapping[str, str] = _NOTHING
+    details: tuple[Message, ...] = ()
 
     def __init__(
         self,
@@ -67,12 +78,14 @@ class Refused(Exception):
         reason: str | None = None,
         status: grpc.StatusCode | None = None,
         metadata: Mapping[str, str] = _NOTHING,
+        details: tuple[Message, ...] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status or type(self).status
         self.reason = reason or type(self).reason
         self.metadata = metadata
+        self.details = details
         if self.status is grpc.StatusCode.OK:
             raise ValueError("a refusal cannot have the status OK")
 
@@ -110,6 +123,11 @@ class MetadataTooLarge(MetadataRefused):
 class MessageUnreadable(Refused):
     status = grpc.StatusCode.INVALID_ARGUMENT
     reason = "MESSAGE_UNREADABLE"
+
+
+class MessageInvalid(Refused):
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "MESSAGE_INVALID"
 
 
 class MessageTooLarge(Refused):
@@ -188,7 +206,8 @@ def status_of(error: BaseException, trace_id: str | None = None) -> Status:
     """
     facts = {} if trace_id is None else {"trace_id": trace_id}
     if isinstance(error, Refused):
-        return _status(error.status, error.message, error.reason, {**error.metadata, **facts})
+        facts = {**error.metadata, **facts}
+        return _status(error.status, error.message, error.reason, facts, error.details)
     message = "internal error" if trace_id is None else f"internal error {trace_id}"
     return _status(grpc.StatusCode.INTERNAL, message, "INTERNAL", facts)
 
@@ -210,12 +229,23 @@ def is_deadline_exceeded(error: BaseException) -> bool:
     return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def _status(code: grpc.StatusCode, message: str, reason: str, facts: Mapping[str, str]) -> Status:
+def _status(
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    facts: Mapping[str, str],
+    further: tuple[Message, ...] = (),
+) -> Status:
     message = _spelled(message, _MAX_MESSAGE)
     told = {key: _spelled(value, _MAX_FACT) for key, value in facts.items()}
     info = ErrorInfo(reason=reason, domain=DOMAIN, metadata=told)
     details = RpcStatus(code=code.value[0], message=message)
     details.details.add().Pack(info)
+    room = _MAX_DETAILS
+    for detail in further:
+        room -= detail.ByteSize()
+        if room >= 0:
+            details.details.add().Pack(detail)
     return Status(code, message, details.SerializeToString())
 
 
