@@ -11,6 +11,7 @@
       MetadataRefused       INVALID_ARGUMENT     headers we will not pass on
         MetadataTooLarge    RESOURCE_EXHAUSTED
       MessageUnreadable     INVALID_ARGUMENT     bytes that are no message of the method's type
+      MessageInvalid        INVALID_ARGUMENT     fields that break the rules of the contract; says which
       MessageTooLarge       RESOURCE_EXHAUSTED   more bytes than the contract lets in
       TooManyItems          RESOURCE_EXHAUSTED   more sub-messages and list elements than it lets in
       MessageMissing        UNIMPLEMENTED        a unary call that ended without a message
@@ -23,12 +24,13 @@
       IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
       ServerRevoked         UNAVAILABLE          whom we would call is refused by the mesh
+    RuleFailed              INTERNAL             a rule of the contract that has no answer: its author's error
 
 Source: google.rpc.Status, google.rpc.ErrorInfo (AIP-193); grpc/doc/statuscodes.md; gRFC A6, "Pushback".
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -51,6 +53,8 @@ _MAX_FACT = 256
 """Characters of one fact in ErrorInfo: trailers have to fit into the caller's metadata limit."""
 _MAX_MESSAGE = 1024
 """Characters of a message, which is sent twice: as it is, and in the details."""
+_MAX_DETAILS = 4096
+"""Bytes of further details. The refusal itself would be lost with trailers that do not fit."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -59,12 +63,16 @@ class PolicyError(Exception):
     """A contract that cannot be enforced: the server must not start with it."""
 
 
+class RuleFailed(Exception):
+    """A rule of the contract that has no answer for a message: INTERNAL, since its author is wrong."""
+
+
 class Refused(Exception):
     """A call refused with a status, a machine-readable reason (UPPER_SNAKE) and facts about it.
 
     Message, reason and facts reach the caller as they are, cut where they are too long for trailers; so do
-    further `details`. `retry_after_s` says how long it has to wait until it may be let in; inf: the same call
-    never will be.
+    `details`, messages of google.rpc beside our ErrorInfo, as far as they fit in whole. `retry_after_s` says
+    how long it has to wait until it may be let in; inf: the same call never will be.
     """
 
     status = grpc.StatusCode.FAILED_PRECONDITION
@@ -72,7 +80,7 @@ class Refused(Exception):
     message = ""
     metadata: Mapping[str, str] = _NOTHING
     retry_after_s: float | None = None
-    details: Sequence[Message] = ()
+    details: tuple[Message, ...] = ()
 
     def __init__(
         self,
@@ -82,7 +90,7 @@ class Refused(Exception):
         status: grpc.StatusCode | None = None,
         metadata: Mapping[str, str] = _NOTHING,
         retry_after_s: float | None = None,
-        details: Sequence[Message] = (),
+        details: tuple[Message, ...] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -151,6 +159,11 @@ class MetadataTooLarge(MetadataRefused):
 class MessageUnreadable(Refused):
     status = grpc.StatusCode.INVALID_ARGUMENT
     reason = "MESSAGE_UNREADABLE"
+
+
+class MessageInvalid(Refused):
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "MESSAGE_INVALID"
 
 
 class MessageTooLarge(Refused):
@@ -269,7 +282,7 @@ def _status(
     message: str,
     reason: str,
     facts: Mapping[str, str],
-    further: Sequence[Message] = (),
+    further: tuple[Message, ...] = (),
     retry_after_s: float | None = None,
 ) -> Status:
     message = _spelled(message, _MAX_MESSAGE)
@@ -280,8 +293,11 @@ def _status(
         retry = RetryInfo()
         retry.retry_delay.FromMicroseconds(math.ceil(retry_after_s * 1e6))
         details.details.add().Pack(retry)
+    room = _MAX_DETAILS
     for detail in further:
-        details.details.add().Pack(detail)
+        room -= detail.ByteSize()
+        if room >= 0:
+            details.details.add().Pack(detail)
     return Status(code, message, details.SerializeToString(), retry_after_s)
 
 

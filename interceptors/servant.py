@@ -19,6 +19,7 @@ from google.protobuf.descriptor import Descriptor
 from hauberk.interceptors.errors import MessageUnreadable, PolicyError, UnknownMethod
 from hauberk.interceptors.message import message_check
 from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.validation import rules_check
 
 Context = grpc.aio.ServicerContext[Any, Any]
 RpcMethod: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -255,7 +256,9 @@ def _left_out(path: str) -> Answer:
 
 def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
     read = deserialize or bytes
-    check_message = message_check(policy.message, path, read_type(deserialize))
+    described = read_type(deserialize)
+    check_message = message_check(policy.message, path, described)
+    check_rules = rules_check(policy.message, path, described)
 
     def read_message(raw: bytes) -> Any:
         check_message(raw)
@@ -264,4 +267,12 @@ def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
         except Exception as error:
             raise MessageUnreadable(f"message is not one of {path}") from error
 
-    return read_message
+    if check_rules is None:
+        return read_message
+
+    def read_valid(raw: bytes) -> Any:
+        message = read_message(raw)
+        check_rules(message)
+        return message
+
+    return read_valid

@@ -14,7 +14,7 @@ python=${PYTHON:-.venv/bin/python}
 bin=$(dirname "$python")
 
 own() { (cd protos && find hauberk shop -name '*.proto' | sort); }
-third_party() { (cd protos/third_party && find grpc -name '*.proto' | sort); }
+third_party() { (cd protos/third_party && find buf grpc -name '*.proto' | sort); }
 
 rewrite() { # folder, package prefix, top-level packages
   local tops=$3
@@ -26,12 +26,15 @@ rewrite() { # folder, package prefix, top-level packages
 generate() { # target folder
   local out=$1
   mkdir -p "$out/third_party"
-  "$python" -m grpc_tools.protoc -Iprotos --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" \
-    --plugin="$bin/protoc-gen-mypy_grpc" --mypy_grpc_out="quiet:$out" $(own)
+  "$python" -m grpc_tools.protoc -Iprotos -Iprotos/third_party --python_out="$out" --pyi_out="$out" \
+    --grpc_python_out="$out" --plugin="$bin/protoc-gen-mypy_grpc" --mypy_grpc_out="quiet:$out" $(own)
   "$python" -m grpc_tools.protoc -Iprotos/third_party --python_out="$out/third_party" --pyi_out="$out/third_party" \
     $(third_party)
-  rewrite "$out/hauberk" hauberk.protos 'hauberk|shop'
-  rewrite "$out/shop" hauberk.protos 'hauberk|shop'
+  for top in hauberk shop; do
+    rewrite "$out/$top" hauberk.protos 'hauberk|shop'
+    rewrite "$out/$top" hauberk.protos.third_party 'buf'
+  done
+  rewrite "$out/third_party/buf" hauberk.protos.third_party 'buf'
   rewrite "$out/third_party/grpc" hauberk.protos.third_party 'grpc\.reflection'
   touch "$out/__init__.py" "$out/third_party/__init__.py"
 }

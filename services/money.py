@@ -27,6 +27,11 @@ class Money:
         if not 0 <= self.minor_units <= LARGEST:
             raise MoneyError(f"amount out of range: {self.minor_units}")
 
+    @classmethod
+    def of(cls, message: money_pb2.Money) -> Self:
+        """Raises MoneyError for what the contract does not let in."""
+        return cls(currency=message.currency, minor_units=message.minor_units)
+
     def times(self, quantity: int) -> Self:
         return type(self)(currency=self.currency, minor_units=self.minor_units * quantity)
 

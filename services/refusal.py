@@ -1,7 +1,7 @@
 """How a service of the shop says no: a status, its reason as google.rpc.ErrorInfo, the fields at fault.
 
     Refusal                 a precise status; `reason` is for programs, `str()` for people
-    +-- InvalidFields       INVALID_ARGUMENT with google.rpc.BadRequest
+    +-- InvalidFields       INVALID_ARGUMENT with google.rpc.BadRequest, of what the contract cannot say
 
 Anything else that leaves a method is the guard's business: it becomes INTERNAL, and its text stays here.
 Source: google.rpc.Status in `grpc-status-details-bin`, error_details.proto; AIP-193.
@@ -44,7 +44,7 @@ class Refusal(Exception):
 
 
 class InvalidFields(Refusal):
-    """A message that breaks the contract: each violation is (path of the field, what it must be)."""
+    """Messages that don't go together: each violation is (path of the field, what it must be)."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_FIELDS"

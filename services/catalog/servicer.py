@@ -8,7 +8,7 @@ by itself every POLL_S for those of a twin replica.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -17,11 +17,11 @@ import grpc
 from hauberk.certs.clock import utc_now
 from hauberk.certs.watch import Watch
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
-from hauberk.services.catalog import checked
 from hauberk.services.catalog.errors import ImportTooLong
-from hauberk.services.catalog.store import CatalogStore, Product, Reservation, State
+from hauberk.services.catalog.store import CatalogStore, Line, Product, Reservation, State
 from hauberk.services.look_up import look_up
-from hauberk.services.refusal import Draining, answering
+from hauberk.services.money import Money
+from hauberk.services.refusal import Draining, InvalidFields, answering
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -53,8 +53,7 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
         self, request: catalog_pb2.GetProductRequest, context: Context
     ) -> catalog_pb2.Product:
         async with answering(context):
-            sku = checked.sku_of(request)
-            return _product_message(await look_up(self._store.product, sku))
+            return _product_message(await look_up(self._store.product, request.sku))
 
     async def ListProducts(  # type: ignore[override]
         self, request: catalog_pb2.ListProductsRequest, context: Context
@@ -67,7 +66,7 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
         self, request: catalog_pb2.WatchProductsRequest, context: Context
     ) -> None:
         async with answering(context):
-            skus = checked.watched(request)
+            skus = frozenset(request.skus)
             sent: dict[str, Product] = {}
             while not self._leaving.is_set():
                 seen = self._changes.version
@@ -88,8 +87,8 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
             async for request in request_iterator:
                 if len(imported) == IMPORT_MOST:
                     raise ImportTooLong(IMPORT_MOST)
-                imported.append(checked.product(request, index=len(imported), now=self._now()))
-            checked.once_each(imported)
+                imported.append(_product(request.product, now=self._now()))
+            _check_once_each(imported)
             added, replaced = await asyncio.to_thread(self._store.import_products, imported)
             self._changes.set(None)
             return catalog_pb2.ImportProductsResponse(added=added, replaced=replaced)
@@ -98,8 +97,10 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
         self, request: catalog_pb2.ReserveStockRequest, context: Context
     ) -> catalog_pb2.Reservation:
         async with answering(context):
-            reservation_id, lines = checked.reservation(request)
-            held = await asyncio.to_thread(self._store.reserve, reservation_id, lines, now=self._now())
+            lines = tuple(Line(line.sku, line.quantity) for line in request.lines)
+            held = await asyncio.to_thread(
+                self._store.reserve, request.reservation_id, lines, now=self._now()
+            )
             self._changes.set(None)
             return _reservation_message(held)
 
@@ -107,8 +108,7 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
         self, request: catalog_pb2.ReleaseStockRequest, context: Context
     ) -> catalog_pb2.Reservation:
         async with answering(context):
-            reservation_id = checked.reservation_id(request)
-            released = await asyncio.to_thread(self._store.release, reservation_id, now=self._now())
+            released = await asyncio.to_thread(self._store.release, request.reservation_id, now=self._now())
             self._changes.set(None)
             return _reservation_message(released)
 
@@ -130,6 +130,22 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
             async with asyncio.timeout(POLL_S):
                 await self._changes.next(seen)
                 await asyncio.sleep(GATHER_S)
+
+
+def _product(given: catalog_pb2.Product, *, now: datetime) -> Product:
+    return Product(
+        sku=given.sku, name=given.name, price=Money.of(given.price), stock=given.stock, updated_at=now
+    )
+
+
+def _check_once_each(products: Iterable[Product]) -> None:
+    """Raises InvalidFields if a stream brings one product twice: which of the two would hold?"""
+    first: dict[str, int] = {}
+    again = [index for index, product in enumerate(products) if first.setdefault(product.sku, index) != index]
+    if again:
+        raise InvalidFields(
+            (f"requests[{index}].product.sku", "must be in one message only") for index in again
+        )
 
 
 def _product_message(product: Product) -> catalog_pb2.Product:

@@ -63,7 +63,7 @@ class Callees:
         request = catalog_pb2.ReserveStockRequest(reservation_id=order.order_id, lines=lines)
         with _translated("catalog", order):
             held = await self._catalog.ReserveStock(request, timeout=within)
-            return Money(currency=held.total.currency, minor_units=held.total.minor_units)
+            return Money.of(held.total)
 
     async def authorise(self, order: Order, total: Money, within: float) -> None:
         """Set the total aside on the customer's account."""

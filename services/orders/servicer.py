@@ -16,12 +16,11 @@ from hauberk.certs.clock import utc_now
 from hauberk.certs.watch import Watch
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
 from hauberk.services.look_up import look_up
-from hauberk.services.orders import checked
 from hauberk.services.orders.callees import Callees
 from hauberk.services.orders.errands import Errands
 from hauberk.services.orders.errors import ClaimLost, OrderFailed, OrderUnsettled
 from hauberk.services.orders.saga import Saga
-from hauberk.services.orders.store import Order, OrderStore, Placement, Stage
+from hauberk.services.orders.store import Line, Order, OrderStore, Placement, Stage
 from hauberk.services.refusal import Draining, answering
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -69,25 +68,23 @@ class Orders(orders_pb2_grpc.OrdersServicer):
 
     async def PlaceOrder(self, request: orders_pb2.PlaceOrderRequest, context: Context) -> orders_pb2.Order:
         async with answering(context):
-            asked = checked.placement(request)
+            asked = _placement(request)
             until = time.monotonic() + _seconds_to_act(context.time_remaining())
             order = await self._errands.run(self._place(asked, until))
             return _message(_placed(order))
 
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Context) -> orders_pb2.Order:
         async with answering(context):
-            order_id = checked.order_id(request)
-            return _message(await look_up(self._store.order, order_id))
+            return _message(await look_up(self._store.order, request.order_id))
 
     async def WatchOrder(  # type: ignore[override]
         self, request: orders_pb2.WatchOrderRequest, context: Context
     ) -> None:
         async with answering(context):
-            order_id = checked.order_id(request)
             sent: int | None = None
             while not self._leaving.is_set():
                 seen = self._changes.version
-                order = await look_up(self._store.order, order_id)
+                order = await look_up(self._store.order, request.order_id)
                 if _STATUSES[order.stage] != sent:
                     await context.write(_message(order))
                     sent = _STATUSES[order.stage]
@@ -130,6 +127,11 @@ def _seconds_to_act(caller_s: float | None) -> float:
     """What there is for steps forward of the caller's time; the rest is for the answer."""
     given = LONGEST_S if caller_s is None else min(caller_s, LONGEST_S)
     return given - min(ANSWER_S, given * 0.15)
+
+
+def _placement(request: orders_pb2.PlaceOrderRequest) -> Placement:
+    lines = tuple(sorted(Line(line.sku, line.quantity) for line in request.lines))
+    return Placement(idempotency_key=request.idempotency_key, customer=request.customer, lines=lines)
 
 
 def _placed(order: Order) -> Order:

@@ -12,7 +12,7 @@ import grpc
 from hauberk.certs.clock import utc_now
 from hauberk.protos.shop.payments.v1 import payments_pb2, payments_pb2_grpc
 from hauberk.services.look_up import look_up
-from hauberk.services.payments import checked
+from hauberk.services.money import Money
 from hauberk.services.payments.account import declined
 from hauberk.services.payments.errors import PaymentUnknown
 from hauberk.services.payments.store import Payment, PaymentStore, State
@@ -37,40 +37,39 @@ class Payments(payments_pb2_grpc.PaymentsServicer):
         self, request: payments_pb2.AuthoriseRequest, context: Context
     ) -> payments_pb2.Payment:
         async with answering(context):
-            asked = checked.authorisation(request)
+            amount = Money.of(request.amount)
             payment = await asyncio.to_thread(
                 self._store.authorise,
-                asked.payment_id,
-                asked.customer,
-                asked.amount,
-                decline=declined(asked.customer, asked.amount),
+                request.payment_id,
+                request.customer,
+                amount,
+                decline=declined(request.customer, amount),
                 now=self._now(),
             )
             return _message(payment)
 
     async def Capture(self, request: payments_pb2.CaptureRequest, context: Context) -> payments_pb2.Payment:
         async with answering(context):
-            payment_id = checked.payment_id(request)
-            return _message(await asyncio.to_thread(self._store.capture, payment_id, now=self._now()))
+            captured = await asyncio.to_thread(self._store.capture, request.payment_id, now=self._now())
+            return _message(captured)
 
     async def Refund(self, request: payments_pb2.RefundRequest, context: Context) -> payments_pb2.Payment:
         async with answering(context):
-            payment_id = checked.payment_id(request)
-            return _message(await asyncio.to_thread(self._store.refund, payment_id, now=self._now()))
+            refunded = await asyncio.to_thread(self._store.refund, request.payment_id, now=self._now())
+            return _message(refunded)
 
     async def GetPayment(
         self, request: payments_pb2.GetPaymentRequest, context: Context
     ) -> payments_pb2.Payment:
         async with answering(context):
-            payment_id = checked.payment_id(request)
-            return _message(await look_up(self._store.payment, payment_id))
+            return _message(await look_up(self._store.payment, request.payment_id))
 
     async def Reconcile(  # type: ignore[override]
         self, request_iterator: AsyncIterator[payments_pb2.ReconcileRequest], context: Context
     ) -> None:
         async with answering(context):
             async for request in request_iterator:
-                await context.write(await self._compared(checked.belief(request)))
+                await context.write(await self._compared(request))
 
     async def _compared(self, belief: payments_pb2.ReconcileRequest) -> payments_pb2.ReconcileResponse:
         try:

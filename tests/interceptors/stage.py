@@ -229,7 +229,12 @@ class Stage:
     """One mesh: an authority, servers behind guards, channels for whoever is named."""
 
     def __init__(self, folder: Path) -> None:
-        self.authority = Authority.create(folder / "ca", TRUST_DOMAIN, now=datetime.now(UTC))
+        """Of the authority in `folder`, which is made there unless another process has."""
+        ca = folder / "ca"
+        made = ca.exists()
+        self.authority = (
+            Authority.load(ca) if made else Authority.create(ca, TRUST_DOMAIN, now=datetime.now(UTC))
+        )
         self.trust = Watch(Trust(self.authority.bundle))
         self.log = Lines()
         self.guard: Guard

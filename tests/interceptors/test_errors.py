@@ -1,8 +1,11 @@
 """The one table that turns an error into a status."""
 
+from typing import Any
+
 import grpc
 import pytest
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RpcStatus
 
 from hauberk.interceptors import errors
@@ -18,6 +21,7 @@ TABLE = {
     errors.MetadataRefused: Code.INVALID_ARGUMENT,
     errors.MetadataTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.MessageUnreadable: Code.INVALID_ARGUMENT,
+    errors.MessageInvalid: Code.INVALID_ARGUMENT,
     errors.MessageTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.TooManyItems: Code.RESOURCE_EXHAUSTED,
     errors.MessageMissing: Code.UNIMPLEMENTED,
@@ -101,6 +105,23 @@ def test_facts_are_cut_so_that_trailers_stay_small() -> None:
 def test_message_is_cut_so_that_trailers_stay_small() -> None:
     status = status_of(Refused("x" * 20_000))
     assert len(status.message) == len(unpacked(status.details)[0].message) == 1024
+
+
+def test_further_details_follow_the_reason_as_far_as_they_fit_in_whole() -> None:
+    retry, huge, bad = RetryInfo(), BadRequest(), BadRequest()
+    retry.retry_delay.seconds = 3
+    huge.field_violations.add(field="a", description="x" * 5000)
+    bad.field_violations.add(field="a", description="is wrong")
+    assert [each.TypeName() for each in packed(retry, bad)] == [
+        "google.rpc.RetryInfo",
+        "google.rpc.BadRequest",
+    ]
+    assert [each.TypeName() for each in packed(retry, huge)] == ["google.rpc.RetryInfo"]
+
+
+def packed(*details: Message) -> list[Any]:
+    status = unpacked(status_of(Refused("no", details=details)).details)[0]
+    return list(status.details)[1:]
 
 
 @pytest.mark.parametrize(

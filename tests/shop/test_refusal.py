@@ -9,8 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from hauberk.services.fields import Fields
-from hauberk.services.refusal import DETAILS_KEY, InvalidFields, answering, reason_of
+from hauberk.services.refusal import DETAILS_KEY, answering, reason_of
 from tests.shop.stage import OpenEngine
 
 
@@ -59,18 +58,6 @@ def test_a_reason_of_the_shop_is_read_with_its_facts() -> None:
 )
 def test_what_is_no_reason_of_the_shop_is_none(metadata: list[tuple[str, str | bytes]]) -> None:
     assert reason_of(failed(*metadata)) == ("", {})
-
-
-def test_all_that_is_wrong_with_a_request_is_told_at_once() -> None:
-    fields = Fields()
-    fields.text("a", "", longest=8)
-    fields.number("b.c", 11, least=1, most=10)
-    with pytest.raises(InvalidFields) as caught:
-        fields.settle()
-    assert caught.value.violations == (
-        ("a", "must be 1 to 8 printable characters"),
-        ("b.c", "must be 1 to 10"),
-    )
 
 
 @pytest.mark.parametrize("statement", ["SELECT no_such_column", "SELEKT 1", "SELECT * FROM no_such_table"])

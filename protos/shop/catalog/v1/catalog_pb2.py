@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hauberk.protos.third_party.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2 as hauberk_dot_policy_dot_v1_dot_policy__pb2
 from hauberk.protos.shop.money.v1 import money_pb2 as shop_dot_money_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshop/catalog/v1/catalog.proto\x12\x0fshop.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ehauberk/policy/v1/policy.proto\x1a\x19shop/money/v1/money.proto\"\x88\x01\n\x07Product\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x05price\x18\x03 \x01(\x0b\x32\x14.shop.money.v1.Money\x12\r\n\x05stock\x18\x04 \x01(\x03\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\" \n\x11GetProductRequest\x12\x0b\n\x03sku\x18\x01 \x01(\t\"\x15\n\x13ListProductsRequest\"$\n\x14WatchProductsRequest\x12\x0c\n\x04skus\x18\x01 \x03(\t\"B\n\x15ImportProductsRequest\x12)\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.catalog.v1.Product\"9\n\x16ImportProductsResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x05\x12\x10\n\x08replaced\x18\x02 \x01(\x05\"%\n\x04Line\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"S\n\x13ReserveStockRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12$\n\x05lines\x18\x02 \x03(\x0b\x32\x15.shop.catalog.v1.Line\"-\n\x13ReleaseStockRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"\xe7\x01\n\x0bReservation\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".shop.catalog.v1.Reservation.State\x12$\n\x05lines\x18\x03 \x03(\x0b\x32\x15.shop.catalog.v1.Line\x12#\n\x05total\x18\x04 \x01(\x0b\x32\x14.shop.money.v1.Money\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_HELD\x10\x01\x12\x12\n\x0eSTATE_RELEASED\x10\x02\x32\xaf\x05\n\x07\x43\x61talog\x12O\n\nGetProduct\x12\".shop.catalog.v1.GetProductRequest\x1a\x18.shop.catalog.v1.Product\"\x03\x90\x02\x01\x12U\n\x0cListProducts\x12$.shop.catalog.v1.ListProductsRequest\x1a\x18.shop.catalog.v1.Product\"\x03\x90\x02\x01\x30\x01\x12l\n\rWatchProducts\x12%.shop.catalog.v1.WatchProductsRequest\x1a\x18.shop.catalog.v1.Product\"\x18\x90\x02\x01\xc2\xe1\x18\x11\n\x07gateway\n\x06orders0\x01\x12\x89\x01\n\x0eImportProducts\x12&.shop.catalog.v1.ImportProductsRequest\x1a\'.shop.catalog.v1.ImportProductsResponse\"$\xc2\xe1\x18 \n\x07gateway\n\x0boperators/*\x1a\x08\x12\x02\x08<\x1a\x02\x08\x1e(\x01\x12t\n\x0cReserveStock\x12$.shop.catalog.v1.ReserveStockRequest\x1a\x1c.shop.catalog.v1.Reservation\" \x90\x02\x02\xc2\xe1\x18\x19\n\x06orders\x1a\x06\x08\x01\x12\x02\x08\x05\x42\x07\x08\x80\x80\x04\x10\xe8\x07\x12k\n\x0cReleaseStock\x12$.shop.catalog.v1.ReleaseStockRequest\x1a\x1c.shop.catalog.v1.Reservation\"\x17\x90\x02\x02\xc2\xe1\x18\x10\n\x06orders\x1a\x06\x08\x01\x12\x02\x08\x05\x1a\x1f\xc2\xe1\x18\x1b\n\x07gateway\n\x06orders\x1a\x08\x12\x02\x08\n\x1a\x02\x08\x05\x42M\n\x1b\x64\x65v.hauberk.shop.catalog.v1P\x01Z,hauberk.dev/protos/shop/catalog/v1;catalogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dshop/catalog/v1/catalog.proto\x12\x0fshop.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ehauberk/policy/v1/policy.proto\x1a\x19shop/money/v1/money.proto\"\xde\x02\n\x07Product\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[A-Z0-9-]{1,64}$\x12\x39\n\x04name\x18\x02 \x01(\tB+\xbaH(r&\x10\x01\x18\xc8\x01\x32\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\x12\xa1\x01\n\x05price\x18\x03 \x01(\x0b\x32\x14.shop.money.v1.MoneyB|\xbaHy\xba\x01s\n\rproduct.price\x12&must be 1 to 1000000000000 minor units\x1a:this.minor_units >= 1 && this.minor_units <= 1000000000000\xc8\x01\x01\x12\x1d\n\x05stock\x18\x04 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x00\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\":\n\x11GetProductRequest\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[A-Z0-9-]{1,64}$\"\x15\n\x13ListProductsRequest\"F\n\x14WatchProductsRequest\x12.\n\x04skus\x18\x01 \x03(\tB \xbaH\x1d\x92\x01\x1a\x10\xe8\x07\"\x15r\x13\x32\x11^[A-Z0-9-]{1,64}$\"J\n\x15ImportProductsRequest\x12\x31\n\x07product\x18\x01 \x01(\x0b\x32\x18.shop.catalog.v1.ProductB\x06\xbaH\x03\xc8\x01\x01\"9\n\x16ImportProductsResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x05\x12\x10\n\x08replaced\x18\x02 \x01(\x05\"K\n\x04Line\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[A-Z0-9-]{1,64}$\x12\x1c\n\x08quantity\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x01\"\xf8\x01\n\x13ReserveStockRequest\x12\x42\n\x0ereservation_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\x12\x9c\x01\n\x05lines\x18\x02 \x03(\x0b\x32\x15.shop.catalog.v1.LineBv\xbaHs\x92\x01\x04\x08\x01\x10\x64\xba\x01i\n\nlines.once\x12#must have each SKU in one line only\x1a\x36this.size() > 100 || this.map(line, line.sku).unique()\"Y\n\x13ReleaseStockRequest\x12\x42\n\x0ereservation_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\"\xe7\x01\n\x0bReservation\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".shop.catalog.v1.Reservation.State\x12$\n\x05lines\x18\x03 \x03(\x0b\x32\x15.shop.catalog.v1.Line\x12#\n\x05total\x18\x04 \x01(\x0b\x32\x14.shop.money.v1.Money\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_HELD\x10\x01\x12\x12\n\x0eSTATE_RELEASED\x10\x02\x32\xaf\x05\n\x07\x43\x61talog\x12O\n\nGetProduct\x12\".shop.catalog.v1.GetProductRequest\x1a\x18.shop.catalog.v1.Product\"\x03\x90\x02\x01\x12U\n\x0cListProducts\x12$.shop.catalog.v1.ListProductsRequest\x1a\x18.shop.catalog.v1.Product\"\x03\x90\x02\x01\x30\x01\x12l\n\rWatchProducts\x12%.shop.catalog.v1.WatchProductsRequest\x1a\x18.shop.catalog.v1.Product\"\x18\x90\x02\x01\xc2\xe1\x18\x11\n\x07gateway\n\x06orders0\x01\x12\x89\x01\n\x0eImportProducts\x12&.shop.catalog.v1.ImportProductsRequest\x1a\'.shop.catalog.v1.ImportProductsResponse\"$\xc2\xe1\x18 \n\x07gateway\n\x0boperators/*\x1a\x08\x12\x02\x08<\x1a\x02\x08\x1e(\x01\x12t\n\x0cReserveStock\x12$.shop.catalog.v1.ReserveStockRequest\x1a\x1c.shop.catalog.v1.Reservation\" \x90\x02\x02\xc2\xe1\x18\x19\n\x06orders\x1a\x06\x08\x01\x12\x02\x08\x05\x42\x07\x08\x80\x80\x04\x10\xe8\x07\x12k\n\x0cReleaseStock\x12$.shop.catalog.v1.ReleaseStockRequest\x1a\x1c.shop.catalog.v1.Reservation\"\x17\x90\x02\x02\xc2\xe1\x18\x10\n\x06orders\x1a\x06\x08\x01\x12\x02\x08\x05\x1a\x1f\xc2\xe1\x18\x1b\n\x07gateway\n\x06orders\x1a\x08\x12\x02\x08\n\x1a\x02\x08\x05\x42M\n\x1b\x64\x65v.hauberk.shop.catalog.v1P\x01Z,hauberk.dev/protos/shop/catalog/v1;catalogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +36,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shop.catalog.v1.catalog_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\033dev.hauberk.shop.catalog.v1P\001Z,hauberk.dev/protos/shop/catalog/v1;catalogv1'
+  _globals['_PRODUCT'].fields_by_name['sku']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['sku']._serialized_options = b'\272H\025r\0232\021^[A-Z0-9-]{1,64}$'
+  _globals['_PRODUCT'].fields_by_name['name']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['name']._serialized_options = b'\272H(r&\020\001\030\310\0012\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
+  _globals['_PRODUCT'].fields_by_name['price']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['price']._serialized_options = b'\272Hy\272\001s\n\rproduct.price\022&must be 1 to 1000000000000 minor units\032:this.minor_units >= 1 && this.minor_units <= 1000000000000\310\001\001'
+  _globals['_PRODUCT'].fields_by_name['stock']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['stock']._serialized_options = b'\272H\013\"\t\030\200\240\224\245\215\035(\000'
+  _globals['_GETPRODUCTREQUEST'].fields_by_name['sku']._loaded_options = None
+  _globals['_GETPRODUCTREQUEST'].fields_by_name['sku']._serialized_options = b'\272H\025r\0232\021^[A-Z0-9-]{1,64}$'
+  _globals['_WATCHPRODUCTSREQUEST'].fields_by_name['skus']._loaded_options = None
+  _globals['_WATCHPRODUCTSREQUEST'].fields_by_name['skus']._serialized_options = b'\272H\035\222\001\032\020\350\007\"\025r\0232\021^[A-Z0-9-]{1,64}$'
+  _globals['_IMPORTPRODUCTSREQUEST'].fields_by_name['product']._loaded_options = None
+  _globals['_IMPORTPRODUCTSREQUEST'].fields_by_name['product']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_LINE'].fields_by_name['sku']._loaded_options = None
+  _globals['_LINE'].fields_by_name['sku']._serialized_options = b'\272H\025r\0232\021^[A-Z0-9-]{1,64}$'
+  _globals['_LINE'].fields_by_name['quantity']._loaded_options = None
+  _globals['_LINE'].fields_by_name['quantity']._serialized_options = b'\272H\007\032\005\030\220N(\001'
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['reservation_id']._loaded_options = None
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['reservation_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['lines']._loaded_options = None
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['lines']._serialized_options = b'\272Hs\222\001\004\010\001\020d\272\001i\n\nlines.once\022#must have each SKU in one line only\0326this.size() > 100 || this.map(line, line.sku).unique()'
+  _globals['_RELEASESTOCKREQUEST'].fields_by_name['reservation_id']._loaded_options = None
+  _globals['_RELEASESTOCKREQUEST'].fields_by_name['reservation_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
   _globals['_CATALOG']._loaded_options = None
   _globals['_CATALOG']._serialized_options = b'\302\341\030\033\n\007gateway\n\006orders\032\010\022\002\010\n\032\002\010\005'
   _globals['_CATALOG'].methods_by_name['GetProduct']._loaded_options = None
@@ -49,28 +74,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOG'].methods_by_name['ReserveStock']._serialized_options = b'\220\002\002\302\341\030\031\n\006orders\032\006\010\001\022\002\010\005B\007\010\200\200\004\020\350\007'
   _globals['_CATALOG'].methods_by_name['ReleaseStock']._loaded_options = None
   _globals['_CATALOG'].methods_by_name['ReleaseStock']._serialized_options = b'\220\002\002\302\341\030\020\n\006orders\032\006\010\001\022\002\010\005'
-  _globals['_PRODUCT']._serialized_start=143
-  _globals['_PRODUCT']._serialized_end=279
-  _globals['_GETPRODUCTREQUEST']._serialized_start=281
-  _globals['_GETPRODUCTREQUEST']._serialized_end=313
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=315
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=336
-  _globals['_WATCHPRODUCTSREQUEST']._serialized_start=338
-  _globals['_WATCHPRODUCTSREQUEST']._serialized_end=374
-  _globals['_IMPORTPRODUCTSREQUEST']._serialized_start=376
-  _globals['_IMPORTPRODUCTSREQUEST']._serialized_end=442
-  _globals['_IMPORTPRODUCTSRESPONSE']._serialized_start=444
-  _globals['_IMPORTPRODUCTSRESPONSE']._serialized_end=501
-  _globals['_LINE']._serialized_start=503
-  _globals['_LINE']._serialized_end=540
-  _globals['_RESERVESTOCKREQUEST']._serialized_start=542
-  _globals['_RESERVESTOCKREQUEST']._serialized_end=625
-  _globals['_RELEASESTOCKREQUEST']._serialized_start=627
-  _globals['_RELEASESTOCKREQUEST']._serialized_end=672
-  _globals['_RESERVATION']._serialized_start=675
-  _globals['_RESERVATION']._serialized_end=906
-  _globals['_RESERVATION_STATE']._serialized_start=840
-  _globals['_RESERVATION_STATE']._serialized_end=906
-  _globals['_CATALOG']._serialized_start=909
-  _globals['_CATALOG']._serialized_end=1596
+  _globals['_PRODUCT']._serialized_start=172
+  _globals['_PRODUCT']._serialized_end=522
+  _globals['_GETPRODUCTREQUEST']._serialized_start=524
+  _globals['_GETPRODUCTREQUEST']._serialized_end=582
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=584
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=605
+  _globals['_WATCHPRODUCTSREQUEST']._serialized_start=607
+  _globals['_WATCHPRODUCTSREQUEST']._serialized_end=677
+  _globals['_IMPORTPRODUCTSREQUEST']._serialized_start=679
+  _globals['_IMPORTPRODUCTSREQUEST']._serialized_end=753
+  _globals['_IMPORTPRODUCTSRESPONSE']._serialized_start=755
+  _globals['_IMPORTPRODUCTSRESPONSE']._serialized_end=812
+  _globals['_LINE']._serialized_start=814
+  _globals['_LINE']._serialized_end=889
+  _globals['_RESERVESTOCKREQUEST']._serialized_start=892
+  _globals['_RESERVESTOCKREQUEST']._serialized_end=1140
+  _globals['_RELEASESTOCKREQUEST']._serialized_start=1142
+  _globals['_RELEASESTOCKREQUEST']._serialized_end=1231
+  _globals['_RESERVATION']._serialized_start=1234
+  _globals['_RESERVATION']._serialized_end=1465
+  _globals['_RESERVATION_STATE']._serialized_start=1399
+  _globals['_RESERVATION_STATE']._serialized_end=1465
+  _globals['_CATALOG']._serialized_start=1468
+  _globals['_CATALOG']._serialized_end=2155
 # @@protoc_insertion_point(module_scope)

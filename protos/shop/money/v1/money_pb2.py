@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hauberk.protos.third_party.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shop/money/v1/money.proto\x12\rshop.money.v1\".\n\x05Money\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x13\n\x0bminor_units\x18\x02 \x01(\x03\x42G\n\x19\x64\x65v.hauberk.shop.money.v1P\x01Z(hauberk.dev/protos/shop/money/v1;moneyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19shop/money/v1/money.proto\x12\rshop.money.v1\x1a\x1b\x62uf/validate/validate.proto\"J\n\x05Money\x12#\n\x08\x63urrency\x18\x01 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x12\x1c\n\x0bminor_units\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x42G\n\x19\x64\x65v.hauberk.shop.money.v1P\x01Z(hauberk.dev/protos/shop/money/v1;moneyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +33,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shop.money.v1.money_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\031dev.hauberk.shop.money.v1P\001Z(hauberk.dev/protos/shop/money/v1;moneyv1'
-  _globals['_MONEY']._serialized_start=44
-  _globals['_MONEY']._serialized_end=90
+  _globals['_MONEY'].fields_by_name['currency']._loaded_options = None
+  _globals['_MONEY'].fields_by_name['currency']._serialized_options = b'\272H\016r\0142\n^[A-Z]{3}$'
+  _globals['_MONEY'].fields_by_name['minor_units']._loaded_options = None
+  _globals['_MONEY'].fields_by_name['minor_units']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_MONEY']._serialized_start=73
+  _globals['_MONEY']._serialized_end=147
 # @@protoc_insertion_point(module_scope)

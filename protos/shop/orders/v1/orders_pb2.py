@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hauberk.protos.third_party.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2 as hauberk_dot_policy_dot_v1_dot_policy__pb2
 from hauberk.protos.shop.money.v1 import money_pb2 as shop_dot_money_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bshop/orders/v1/orders.proto\x12\x0eshop.orders.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ehauberk/policy/v1/policy.proto\x1a\x19shop/money/v1/money.proto\"\x98\x02\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12(\n\x05lines\x18\x03 \x03(\x0b\x32\x19.shop.orders.v1.OrderLine\x12#\n\x05total\x18\x04 \x01(\x0b\x32\x14.shop.money.v1.Money\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.shop.orders.v1.OrderStatus\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"*\n\tOrderLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"h\n\x11PlaceOrderRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12(\n\x05lines\x18\x03 \x03(\x0b\x32\x19.shop.orders.v1.OrderLine\"#\n\x0fGetOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"%\n\x11WatchOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t*\xa8\x01\n\x0bOrderStatus\x12\x1c\n\x18ORDER_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10ORDER_STATUS_NEW\x10\x01\x12\x19\n\x15ORDER_STATUS_RESERVED\x10\x02\x12\x18\n\x14ORDER_STATUS_CHARGED\x10\x03\x12\x17\n\x13ORDER_STATUS_PLACED\x10\x04\x12\x17\n\x13ORDER_STATUS_FAILED\x10\x05\x32\xbd\x02\n\x06Orders\x12u\n\nPlaceOrder\x12!.shop.orders.v1.PlaceOrderRequest\x1a\x15.shop.orders.v1.Order\"-\x90\x02\x02\xc2\xe1\x18&\n\x07gateway\n\x07\x62\x61tch/*\x1a\x06\x08\x01\x12\x02\x08\x05*\n\x08\xf4\x03\x12\x02\x08\x01\x18\xe8\x07\x12G\n\x08GetOrder\x12\x1f.shop.orders.v1.GetOrderRequest\x1a\x15.shop.orders.v1.Order\"\x03\x90\x02\x01\x12Z\n\nWatchOrder\x12!.shop.orders.v1.WatchOrderRequest\x1a\x15.shop.orders.v1.Order\"\x10\x90\x02\x01\xc2\xe1\x18\t\n\x07gateway0\x01\x1a\x17\xc2\xe1\x18\x13\n\x07gateway\x1a\x08\x12\x02\x08\x05\x1a\x02\x08\x02\x42J\n\x1a\x64\x65v.hauberk.shop.orders.v1P\x01Z*hauberk.dev/protos/shop/orders/v1;ordersv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bshop/orders/v1/orders.proto\x12\x0eshop.orders.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ehauberk/policy/v1/policy.proto\x1a\x19shop/money/v1/money.proto\"\x98\x02\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12(\n\x05lines\x18\x03 \x03(\x0b\x32\x19.shop.orders.v1.OrderLine\x12#\n\x05total\x18\x04 \x01(\x0b\x32\x14.shop.money.v1.Money\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.shop.orders.v1.OrderStatus\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\tOrderLine\x12%\n\x03sku\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[A-Z0-9-]{1,64}$\x12\x1c\n\x08quantity\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x01\"\xa7\x02\n\x11PlaceOrderRequest\x12\x43\n\x0fidempotency_key\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\x12*\n\x08\x63ustomer\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12\xa0\x01\n\x05lines\x18\x03 \x03(\x0b\x32\x19.shop.orders.v1.OrderLineBv\xbaHs\x92\x01\x04\x08\x01\x10\x64\xba\x01i\n\nlines.once\x12#must have each SKU in one line only\x1a\x36this.size() > 100 || this.map(line, line.sku).unique()\"O\n\x0fGetOrderRequest\x12<\n\x08order_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\"Q\n\x11WatchOrderRequest\x12<\n\x08order_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$*\xa8\x01\n\x0bOrderStatus\x12\x1c\n\x18ORDER_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10ORDER_STATUS_NEW\x10\x01\x12\x19\n\x15ORDER_STATUS_RESERVED\x10\x02\x12\x18\n\x14ORDER_STATUS_CHARGED\x10\x03\x12\x17\n\x13ORDER_STATUS_PLACED\x10\x04\x12\x17\n\x13ORDER_STATUS_FAILED\x10\x05\x32\xc6\x02\n\x06Orders\x12~\n\nPlaceOrder\x12!.shop.orders.v1.PlaceOrderRequest\x1a\x15.shop.orders.v1.Order\"6\x90\x02\x02\xc2\xe1\x18/\n\x07gateway\n\x07\x62\x61tch/*\x1a\x06\x08\x01\x12\x02\x08\x05*\n\x08\xf4\x03\x12\x02\x08\x01\x18\xe8\x07\x42\x07\x08\x80\x80\x04\x10\xe8\x07\x12G\n\x08GetOrder\x12\x1f.shop.orders.v1.GetOrderRequest\x1a\x15.shop.orders.v1.Order\"\x03\x90\x02\x01\x12Z\n\nWatchOrder\x12!.shop.orders.v1.WatchOrderRequest\x1a\x15.shop.orders.v1.Order\"\x10\x90\x02\x01\xc2\xe1\x18\t\n\x07gateway0\x01\x1a\x17\xc2\xe1\x18\x13\n\x07gateway\x1a\x08\x12\x02\x08\x05\x1a\x02\x08\x02\x42J\n\x1a\x64\x65v.hauberk.shop.orders.v1P\x01Z*hauberk.dev/protos/shop/orders/v1;ordersv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +36,40 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shop.orders.v1.orders_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\032dev.hauberk.shop.orders.v1P\001Z*hauberk.dev/protos/shop/orders/v1;ordersv1'
+  _globals['_ORDERLINE'].fields_by_name['sku']._loaded_options = None
+  _globals['_ORDERLINE'].fields_by_name['sku']._serialized_options = b'\272H\025r\0232\021^[A-Z0-9-]{1,64}$'
+  _globals['_ORDERLINE'].fields_by_name['quantity']._loaded_options = None
+  _globals['_ORDERLINE'].fields_by_name['quantity']._serialized_options = b'\272H\007\032\005\030\220N(\001'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_PLACEORDERREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['customer']._loaded_options = None
+  _globals['_PLACEORDERREQUEST'].fields_by_name['customer']._serialized_options = b'\272H\025r\0232\021^[a-z0-9-]{1,64}$'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['lines']._loaded_options = None
+  _globals['_PLACEORDERREQUEST'].fields_by_name['lines']._serialized_options = b'\272Hs\222\001\004\010\001\020d\272\001i\n\nlines.once\022#must have each SKU in one line only\0326this.size() > 100 || this.map(line, line.sku).unique()'
+  _globals['_GETORDERREQUEST'].fields_by_name['order_id']._loaded_options = None
+  _globals['_GETORDERREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
+  _globals['_WATCHORDERREQUEST'].fields_by_name['order_id']._loaded_options = None
+  _globals['_WATCHORDERREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
   _globals['_ORDERS']._loaded_options = None
   _globals['_ORDERS']._serialized_options = b'\302\341\030\023\n\007gateway\032\010\022\002\010\005\032\002\010\002'
   _globals['_ORDERS'].methods_by_name['PlaceOrder']._loaded_options = None
-  _globals['_ORDERS'].methods_by_name['PlaceOrder']._serialized_options = b'\220\002\002\302\341\030&\n\007gateway\n\007batch/*\032\006\010\001\022\002\010\005*\n\010\364\003\022\002\010\001\030\350\007'
+  _globals['_ORDERS'].methods_by_name['PlaceOrder']._serialized_options = b'\220\002\002\302\341\030/\n\007gateway\n\007batch/*\032\006\010\001\022\002\010\005*\n\010\364\003\022\002\010\001\030\350\007B\007\010\200\200\004\020\350\007'
   _globals['_ORDERS'].methods_by_name['GetOrder']._loaded_options = None
   _globals['_ORDERS'].methods_by_name['GetOrder']._serialized_options = b'\220\002\001'
   _globals['_ORDERS'].methods_by_name['WatchOrder']._loaded_options = None
   _globals['_ORDERS'].methods_by_name['WatchOrder']._serialized_options = b'\220\002\001\302\341\030\t\n\007gateway'
-  _globals['_ORDERSTATUS']._serialized_start=649
-  _globals['_ORDERSTATUS']._serialized_end=817
-  _globals['_ORDER']._serialized_start=140
-  _globals['_ORDER']._serialized_end=420
-  _globals['_ORDERLINE']._serialized_start=422
-  _globals['_ORDERLINE']._serialized_end=464
-  _globals['_PLACEORDERREQUEST']._serialized_start=466
-  _globals['_PLACEORDERREQUEST']._serialized_end=570
-  _globals['_GETORDERREQUEST']._serialized_start=572
-  _globals['_GETORDERREQUEST']._serialized_end=607
-  _globals['_WATCHORDERREQUEST']._serialized_start=609
-  _globals['_WATCHORDERREQUEST']._serialized_end=646
-  _globals['_ORDERS']._serialized_start=820
-  _globals['_ORDERS']._serialized_end=1137
+  _globals['_ORDERSTATUS']._serialized_start=996
+  _globals['_ORDERSTATUS']._serialized_end=1164
+  _globals['_ORDER']._serialized_start=169
+  _globals['_ORDER']._serialized_end=449
+  _globals['_ORDERLINE']._serialized_start=451
+  _globals['_ORDERLINE']._serialized_end=531
+  _globals['_PLACEORDERREQUEST']._serialized_start=534
+  _globals['_PLACEORDERREQUEST']._serialized_end=829
+  _globals['_GETORDERREQUEST']._serialized_start=831
+  _globals['_GETORDERREQUEST']._serialized_end=910
+  _globals['_WATCHORDERREQUEST']._serialized_start=912
+  _globals['_WATCHORDERREQUEST']._serialized_end=993
+  _globals['_ORDERS']._serialized_start=1167
+  _globals['_ORDERS']._serialized_end=1493
 # @@protoc_insertion_point(module_scope)

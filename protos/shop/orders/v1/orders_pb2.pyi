@@ -1,5 +1,6 @@
 import datetime
 
+from hauberk.protos.third_party.buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2 as _policy_pb2
 from hauberk.protos.shop.money.v1 import money_pb2 as _money_pb2

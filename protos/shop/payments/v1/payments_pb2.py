@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hauberk.protos.third_party.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2 as hauberk_dot_policy_dot_v1_dot_policy__pb2
 from hauberk.protos.shop.money.v1 import money_pb2 as shop_dot_money_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshop/payments/v1/payments.proto\x12\x10shop.payments.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ehauberk/policy/v1/policy.proto\x1a\x19shop/money/v1/money.proto\"\xb4\x01\n\x07Payment\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12$\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x14.shop.money.v1.Money\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.shop.payments.v1.PaymentState\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x10\x41uthoriseRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12$\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x14.shop.money.v1.Money\"$\n\x0e\x43\x61ptureRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\"#\n\rRefundRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\"\'\n\x11GetPaymentRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\"{\n\x10ReconcileRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12$\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x14.shop.money.v1.Money\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.shop.payments.v1.PaymentState\"`\n\x11ReconcileResponse\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61grees\x18\x02 \x01(\x08\x12\'\n\x04ours\x18\x03 \x01(\x0b\x32\x19.shop.payments.v1.Payment*\x9f\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAYMENT_STATE_AUTHORISED\x10\x01\x12\x1a\n\x16PAYMENT_STATE_CAPTURED\x10\x02\x12\x1a\n\x16PAYMENT_STATE_REFUNDED\x10\x03\x12\x1a\n\x16PAYMENT_STATE_DECLINED\x10\x04\x32\xf9\x03\n\x08Payments\x12O\n\tAuthorise\x12\".shop.payments.v1.AuthoriseRequest\x1a\x19.shop.payments.v1.Payment\"\x03\x90\x02\x02\x12K\n\x07\x43\x61pture\x12 .shop.payments.v1.CaptureRequest\x1a\x19.shop.payments.v1.Payment\"\x03\x90\x02\x02\x12I\n\x06Refund\x12\x1f.shop.payments.v1.RefundRequest\x1a\x19.shop.payments.v1.Payment\"\x03\x90\x02\x02\x12p\n\nGetPayment\x12#.shop.payments.v1.GetPaymentRequest\x1a\x19.shop.payments.v1.Payment\"\"\x90\x02\x01\xc2\xe1\x18\x1b\n\x06orders\n\x07gateway\x1a\x08\x12\x02\x08\x05\x1a\x02\x08\x02\x12|\n\tReconcile\x12\".shop.payments.v1.ReconcileRequest\x1a#.shop.payments.v1.ReconcileResponse\"\"\x90\x02\x01\xc2\xe1\x18\x1b\n\x06orders\n\x07gateway\x1a\x08\x12\x02\x08<\x1a\x02\x08\x1e(\x01\x30\x01\x1a\x14\xc2\xe1\x18\x10\n\x06orders\x1a\x06\x08\x01\x12\x02\x08\x05\x42P\n\x1c\x64\x65v.hauberk.shop.payments.v1P\x01Z.hauberk.dev/protos/shop/payments/v1;paymentsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fshop/payments/v1/payments.proto\x12\x10shop.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ehauberk/policy/v1/policy.proto\x1a\x19shop/money/v1/money.proto\"\xb4\x01\n\x07Payment\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12$\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x14.shop.money.v1.Money\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.shop.payments.v1.PaymentState\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xef\x01\n\x10\x41uthoriseRequest\x12>\n\npayment_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\x12*\n\x08\x63ustomer\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12o\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x14.shop.money.v1.MoneyBI\xbaHF\xba\x01@\n\x10\x61uthorise.amount\x12\x16must be more than zero\x1a\x14this.minor_units > 0\xc8\x01\x01\"P\n\x0e\x43\x61ptureRequest\x12>\n\npayment_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\"O\n\rRefundRequest\x12>\n\npayment_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\"S\n\x11GetPaymentRequest\x12>\n\npayment_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\"\xa7\x01\n\x10ReconcileRequest\x12>\n\npayment_id\x18\x01 \x01(\tB*\xbaH\'r%\x10\x01\x18@2\x1f^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$\x12$\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x14.shop.money.v1.Money\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.shop.payments.v1.PaymentState\"`\n\x11ReconcileResponse\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61grees\x18\x02 \x01(\x08\x12\'\n\x04ours\x18\x03 \x01(\x0b\x32\x19.shop.payments.v1.Payment*\x9f\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAYMENT_STATE_AUTHORISED\x10\x01\x12\x1a\n\x16PAYMENT_STATE_CAPTURED\x10\x02\x12\x1a\n\x16PAYMENT_STATE_REFUNDED\x10\x03\x12\x1a\n\x16PAYMENT_STATE_DECLINED\x10\x04\x32\xf9\x03\n\x08Payments\x12O\n\tAuthorise\x12\".shop.payments.v1.AuthoriseRequest\x1a\x19.shop.payments.v1.Payment\"\x03\x90\x02\x02\x12K\n\x07\x43\x61pture\x12 .shop.payments.v1.CaptureRequest\x1a\x19.shop.payments.v1.Payment\"\x03\x90\x02\x02\x12I\n\x06Refund\x12\x1f.shop.payments.v1.RefundRequest\x1a\x19.shop.payments.v1.Payment\"\x03\x90\x02\x02\x12p\n\nGetPayment\x12#.shop.payments.v1.GetPaymentRequest\x1a\x19.shop.payments.v1.Payment\"\"\x90\x02\x01\xc2\xe1\x18\x1b\n\x06orders\n\x07gateway\x1a\x08\x12\x02\x08\x05\x1a\x02\x08\x02\x12|\n\tReconcile\x12\".shop.payments.v1.ReconcileRequest\x1a#.shop.payments.v1.ReconcileResponse\"\"\x90\x02\x01\xc2\xe1\x18\x1b\n\x06orders\n\x07gateway\x1a\x08\x12\x02\x08<\x1a\x02\x08\x1e(\x01\x30\x01\x1a\x14\xc2\xe1\x18\x10\n\x06orders\x1a\x06\x08\x01\x12\x02\x08\x05\x42P\n\x1c\x64\x65v.hauberk.shop.payments.v1P\x01Z.hauberk.dev/protos/shop/payments/v1;paymentsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +36,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shop.payments.v1.payments_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\034dev.hauberk.shop.payments.v1P\001Z.hauberk.dev/protos/shop/payments/v1;paymentsv1'
+  _globals['_AUTHORISEREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_AUTHORISEREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
+  _globals['_AUTHORISEREQUEST'].fields_by_name['customer']._loaded_options = None
+  _globals['_AUTHORISEREQUEST'].fields_by_name['customer']._serialized_options = b'\272H\025r\0232\021^[a-z0-9-]{1,64}$'
+  _globals['_AUTHORISEREQUEST'].fields_by_name['amount']._loaded_options = None
+  _globals['_AUTHORISEREQUEST'].fields_by_name['amount']._serialized_options = b'\272HF\272\001@\n\020authorise.amount\022\026must be more than zero\032\024this.minor_units > 0\310\001\001'
+  _globals['_CAPTUREREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_CAPTUREREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
+  _globals['_REFUNDREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_REFUNDREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
+  _globals['_GETPAYMENTREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_GETPAYMENTREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
+  _globals['_RECONCILEREQUEST'].fields_by_name['payment_id']._loaded_options = None
+  _globals['_RECONCILEREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\'r%\020\001\030@2\037^[\\p{L}\\p{M}\\p{N}\\p{P}\\p{S} ]*$'
   _globals['_PAYMENTS']._loaded_options = None
   _globals['_PAYMENTS']._serialized_options = b'\302\341\030\020\n\006orders\032\006\010\001\022\002\010\005'
   _globals['_PAYMENTS'].methods_by_name['Authorise']._loaded_options = None
@@ -47,22 +62,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTS'].methods_by_name['GetPayment']._serialized_options = b'\220\002\001\302\341\030\033\n\006orders\n\007gateway\032\010\022\002\010\005\032\002\010\002'
   _globals['_PAYMENTS'].methods_by_name['Reconcile']._loaded_options = None
   _globals['_PAYMENTS'].methods_by_name['Reconcile']._serialized_options = b'\220\002\001\302\341\030\033\n\006orders\n\007gateway\032\010\022\002\010<\032\002\010\036'
-  _globals['_PAYMENTSTATE']._serialized_start=764
-  _globals['_PAYMENTSTATE']._serialized_end=923
-  _globals['_PAYMENT']._serialized_start=146
-  _globals['_PAYMENT']._serialized_end=326
-  _globals['_AUTHORISEREQUEST']._serialized_start=328
-  _globals['_AUTHORISEREQUEST']._serialized_end=422
-  _globals['_CAPTUREREQUEST']._serialized_start=424
-  _globals['_CAPTUREREQUEST']._serialized_end=460
-  _globals['_REFUNDREQUEST']._serialized_start=462
-  _globals['_REFUNDREQUEST']._serialized_end=497
-  _globals['_GETPAYMENTREQUEST']._serialized_start=499
-  _globals['_GETPAYMENTREQUEST']._serialized_end=538
-  _globals['_RECONCILEREQUEST']._serialized_start=540
-  _globals['_RECONCILEREQUEST']._serialized_end=663
-  _globals['_RECONCILERESPONSE']._serialized_start=665
-  _globals['_RECONCILERESPONSE']._serialized_end=761
-  _globals['_PAYMENTS']._serialized_start=926
-  _globals['_PAYMENTS']._serialized_end=1431
+  _globals['_PAYMENTSTATE']._serialized_start=1116
+  _globals['_PAYMENTSTATE']._serialized_end=1275
+  _globals['_PAYMENT']._serialized_start=175
+  _globals['_PAYMENT']._serialized_end=355
+  _globals['_AUTHORISEREQUEST']._serialized_start=358
+  _globals['_AUTHORISEREQUEST']._serialized_end=597
+  _globals['_CAPTUREREQUEST']._serialized_start=599
+  _globals['_CAPTUREREQUEST']._serialized_end=679
+  _globals['_REFUNDREQUEST']._serialized_start=681
+  _globals['_REFUNDREQUEST']._serialized_end=760
+  _globals['_GETPAYMENTREQUEST']._serialized_start=762
+  _globals['_GETPAYMENTREQUEST']._serialized_end=845
+  _globals['_RECONCILEREQUEST']._serialized_start=848
+  _globals['_RECONCILEREQUEST']._serialized_end=1015
+  _globals['_RECONCILERESPONSE']._serialized_start=1017
+  _globals['_RECONCILERESPONSE']._serialized_end=1113
+  _globals['_PAYMENTS']._serialized_start=1278
+  _globals['_PAYMENTS']._serialized_end=1783
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,118 @@
+"""The rules that a contract has for its messages: the buf.validate options, read when a method is added.
+
+protovalidate enforces them. What it does not know it mostly leaves out, so that a rule would look as if it
+held: here whatever is unknown is an error. It is read as that engine knows it, in a pool of its own, since a
+user's contracts may have come with another version of buf/validate/validate.proto.
+Source: https://protovalidate.com/reference/
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any
+
+from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.unknown_fields import UnknownFieldSet
+from protovalidate import ViolationPb
+
+from hauberk.interceptors.errors import PolicyError
+
+_LOOP = re.compile(r"\b(all|exists|exists_?one|filter|map|sortBy|transform\w*)\s*\(", re.IGNORECASE)
+"""CEL's macros over lists and maps (cel-spec, "Macros"), by their names alone."""
+
+ReadOption = Callable[[Message, str], Message | None]
+"""Options and where they stand to the rules in them; None: they have none."""
+
+
+def types_inside(described: Descriptor) -> Iterable[Descriptor]:
+    """The type and all that its messages can hold, each once."""
+    found = [described]
+    for known in found:
+        for field in _fields(known):
+            if field.message_type is not None and field.message_type not in found:
+                found.append(field.message_type)
+    return found
+
+
+def rules_on(described: Descriptor) -> dict[str, Message]:
+    """The rules on one message type, its fields and its oneofs, by the full name of what they are on.
+
+    Raises PolicyError where one cannot be read, or is none that is enforced.
+    """
+    read = _readers()
+    options: list[tuple[str, str, Message]] = [("message", described.full_name, described.GetOptions())]
+    options += [("oneof", f"{described.full_name}.{one.name}", one.GetOptions()) for one in described.oneofs]
+    options += [("field", field.full_name, field.GetOptions()) for field in _fields(described)]
+    found = {name: read[kind](held, name) for kind, name, held in options}
+    return {name: rules for name, rules in found.items() if rules is not None}
+
+
+def loops(rules: Message) -> bool:
+    """Whether a CEL expression in them may go over a list, or may hide in a predefined rule."""
+    for part in _parts(rules):
+        if _unknown(part) or any(_LOOP.search(text) for text in _expressions(part)):
+            return True
+    return False
+
+
+def _fields(described: Descriptor) -> Iterator[FieldDescriptor]:
+    yield from described.fields
+    if described.is_extendable:
+        yield from described.file.pool.FindAllExtensions(described)
+
+
+@cache
+def _readers() -> dict[str, ReadOption]:
+    """How the rules of a message, oneof or field are read from its options."""
+    pool = DescriptorPool()
+    for known in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
+        pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
+    engine = ViolationPb.desc().file.proto
+    pool.AddSerializedFile(engine.to_binary())
+    file = pool.FindFileByName(engine.name)
+    return {kind: _reader(file.extensions_by_name[kind]) for kind in ("message", "oneof", "field")}
+
+
+def _reader(extension: Any) -> ReadOption:
+    options_type = GetMessageClass(extension.containing_type)
+
+    def read(options: Message, where: str) -> Message | None:
+        ours = options_type.FromString(options.SerializeToString())
+        if not ours.HasExtension(extension):
+            if extension.number in _unknown(ours):  # of another wire type: kept as if nothing had been said
+                raise PolicyError(f"rules of {where} cannot be read")
+            return None
+        rules: Message = ours.Extensions[extension]
+        for part in _parts(rules):
+            # Extensions are predefined rules; protovalidate refuses those it cannot resolve.
+            if not part.DESCRIPTOR.is_extendable and (unknown := _unknown(part)):
+                raise PolicyError(f"rules of {where} have one this build does not know: number {unknown[0]}")
+        return rules
+
+    return read
+
+
+def _parts(rules: Message) -> Iterator[Message]:
+    """The message and every one inside it."""
+    yield rules
+    for field, value in rules.ListFields():
+        if field.message_type is not None:
+            for part in value if field.is_repeated else (value,):
+                yield from _parts(part)
+
+
+def _unknown(message: Message) -> list[int]:
+    unknown = UnknownFieldSet(message)
+    return [unknown[index].field_number for index in range(len(unknown))]
+
+
+def _expressions(part: Message) -> Iterator[str]:
+    for field, value in part.ListFields():
+        if field.name == "expression":
+            yield value
+        elif field.name == "cel_expression":
+            yield from value
