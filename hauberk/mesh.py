@@ -38,6 +38,7 @@ from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.errors import ServerRevoked, rpc_error
 from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.peer import Trust
+from hauberk.interceptors.records import Records
 from hauberk.joining import Clock, become_member
 from hauberk.memory import Memory, default_limit, few_heaps
 from hauberk.server import Announcement, MeshServer
@@ -74,6 +75,7 @@ class Mesh:
         self._direct: list[DirectChannel] = []
         self._channel: grpc.aio.Channel | None = None
         self._memory = Memory(settings.memory_limit or default_limit())
+        self._records = Records([AccessLog(sys.stderr, str(self.id))] if settings.access_log else [])
 
     @property
     def id(self) -> SpiffeId:
@@ -137,7 +139,7 @@ class Mesh:
                 "schedule": self.schedule,
                 "listen": self.settings.listen,
                 "service_name": str(self.id),
-                "access_log": AccessLog(sys.stderr, str(self.id)) if self.settings.access_log else None,
+                "records": self._records,
                 "announce": self._announce,
                 "stopping": self.stopping,
                 "drain_seconds": self.settings.drain_seconds,
@@ -249,6 +251,7 @@ class Mesh:
         await self._xds.end()
         for channel in self._direct:
             await channel.close()
+        await asyncio.to_thread(self._records.close)
         await self._tenure.close()
         return self._tenure.ended.value
 

@@ -28,6 +28,8 @@ class Call:
         "method",
         "peer",
         "policy",
+        "received",
+        "sent",
         "slot",
         "started",
         "time_left_s",
@@ -60,6 +62,8 @@ class Call:
         """Why it was cancelled before its end, if it was; see standing.py."""
         self.slot: str | None = None
         """Whose place in flight the call takes; see in_flight.py."""
+        self.received = self.sent = 0
+        """Bytes of the messages so far, as serialised."""
 
 
 _current: ContextVar[Call | None] = ContextVar("hauberk_call", default=None)

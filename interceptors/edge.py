@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import grpc
 
-from hauberk.interceptors.access_log import AccessLog, Record
 from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import MARGIN_S, Deadline
 from hauberk.interceptors.errors import (
@@ -32,6 +31,7 @@ from hauberk.interceptors.errors import (
 )
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.pipeline import Pipeline
+from hauberk.interceptors.records import Records
 from hauberk.interceptors.replies import Replies
 from hauberk.interceptors.servant import Context, Servant, has_failed
 from hauberk.interceptors.standing import Standing
@@ -56,11 +56,11 @@ class Door:
 
     __slots__ = (
         "_collected_at",
-        "access_log",
         "draining",
         "first_message_s",
         "in_flight",
         "memory_short",
+        "records",
         "standing",
         "unfit",
     )
@@ -69,12 +69,12 @@ class Door:
         self,
         in_flight: InFlight,
         standing: Standing,
-        access_log: AccessLog | None,
+        records: Records | None,
         first_message_s: float,
     ) -> None:
         self.in_flight = in_flight
         self.standing = standing
-        self.access_log = access_log
+        self.records = records
         self.first_message_s = first_message_s
         self.draining = False
         self.memory_short = False
@@ -138,6 +138,7 @@ class Edge:
         try:
             reply = await self._run(call, requests, context)
             await settle()
+            call.sent += len(reply)
             self._door.in_flight.send(call, len(reply))
             return reply
         except (GeneratorExit, KeyboardInterrupt, SystemExit):
@@ -157,8 +158,8 @@ class Edge:
             return b""
         finally:
             self._door.in_flight.leave(call)
-            if self._door.access_log is not None:
-                self._door.access_log.write(Record.of(call, status=_status(context), reason=reason))
+            if self._door.records is not None:
+                self._door.records.end(call, _status(context), reason)
 
     async def _refuse(self, refusal: BaseException, call: Call, context: Context) -> None:
         self._door.in_flight.leave(call)  # before the caller hears, whose next call may follow at once

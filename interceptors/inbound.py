@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import grpc
 
 from hauberk.certs.watch import Watch
-from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.edge import Door, Edge, arrived
 from hauberk.interceptors.errors import PolicyError, Refused
 from hauberk.interceptors.in_flight import PER_PEER, InFlight
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.records import Records
 from hauberk.interceptors.servant import RpcMethod, Servant
 from hauberk.interceptors.standing import Standing
 
@@ -32,7 +32,7 @@ class Guard(grpc.GenericRpcHandler):
         *,
         trust_domain: str,
         in_flight_per_peer: int = PER_PEER,
-        access_log: AccessLog | None = None,
+        records: Records | None = None,
         first_message_s: float = FIRST_MESSAGE_S,
         peer_check: PeerCheck | None = None,
     ) -> None:
@@ -41,7 +41,7 @@ class Guard(grpc.GenericRpcHandler):
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
         self.standing = Standing(trust, self._peer_check)
-        self._door = Door(self.in_flight, self.standing, access_log, first_message_s)
+        self._door = Door(self.in_flight, self.standing, records, first_message_s)
         self._methods: dict[str, RpcMethod] = {}
         self._largest_message = 0
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)

@@ -15,6 +15,7 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 
+from hauberk.interceptors.call import current_call
 from hauberk.interceptors.errors import MessageUnreadable, PolicyError, UnknownMethod
 from hauberk.interceptors.message import message_check
 from hauberk.interceptors.policy import Policy
@@ -52,7 +53,7 @@ class Servant:
         return cls(
             _answer(path, behaviour, policy, write),
             _reader(method.request_deserializer, path, policy),
-            write,
+            _counting(write),
         )
 
     @classmethod
@@ -161,6 +162,8 @@ def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
     check_message = message_check(policy.message, path, _read_type(deserialize))
 
     def read_message(raw: bytes) -> Any:
+        if call := current_call():
+            call.received += len(raw)
         check_message(raw)
         try:
             return read(raw)
@@ -168,6 +171,18 @@ def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
             raise MessageUnreadable(f"message is not one of {path}") from error
 
     return read_message
+
+
+def _counting(write: Writer) -> Writer:
+    """`write` for replies that stream."""
+
+    def write_message(message: Any) -> bytes:
+        written = write(message)
+        if call := current_call():
+            call.sent += len(written)
+        return written
+
+    return write_message
 
 
 def _read_type(deserialize: Reader | None) -> Descriptor | None:
