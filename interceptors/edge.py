@@ -29,10 +29,13 @@ from hauberk.interceptors.errors import (
     is_deadline_exceeded,
     status_of,
 )
+from hauberk.interceptors.failures import told
 from hauberk.interceptors.in_flight import InFlight
+from hauberk.interceptors.metadata import sendable
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.records import Records
 from hauberk.interceptors.replies import Replies
+from hauberk.interceptors.scrubbing import secrets_in
 from hauberk.interceptors.servant import Context, Servant, has_failed
 from hauberk.interceptors.standing import Standing
 from hauberk.interceptors.tracing import TraceContext
@@ -141,9 +144,9 @@ class Edge:
             call.sent += len(reply)
             self._door.in_flight.send(call, len(reply))
             return reply
-        except (GeneratorExit, KeyboardInterrupt, SystemExit):
-            raise  # they end more than this call
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | GeneratorExit):  # the end of the process, or of its loop
+                raise
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             if context.done():
@@ -178,9 +181,12 @@ class Edge:
         try:
             reply = await self._until_deadline(call, requests, context)
         except BaseException as error:
+            running = self._door.standing.is_running(call)
             why = self._door.standing.leave(call)
             if why is not None and isinstance(error, Exception | asyncio.CancelledError):
                 raise why from error
+            if running and isinstance(error, GeneratorExit):  # the method's own: nobody has closed us
+                raise RuntimeError("method raised GeneratorExit") from error
             raise
         if why := self._door.standing.leave(call):  # the method swallowed the cancellation
             raise why
@@ -287,15 +293,20 @@ def _refusal(error: BaseException, call: Call) -> BaseException:
 
 async def _refuse(refusal: BaseException, call: Call, context: Context) -> None:
     """End the call with the status of `refusal`, if it has not ended meanwhile."""
-    trailers = tuple(context.trailing_metadata())
+    trailers = sendable(context.trailing_metadata())
     if not isinstance(refusal, Refused):
-        _log.error("%s failed, trace %s", call.method, call.trace.trace_id, exc_info=refusal)
+        _log.error("%s failed, trace %s: %s", call.method, call.trace.trace_id, _told(refusal, call))
         if has_failed(context):  # a status the method set goes out unchanged; the exception's text never does
             await _abort(context, context.code(), context.details(), trailers)
             return
     status = status_of(refusal, call.trace.trace_id)
     others = tuple(pair for pair in trailers if pair[0] != DETAILS_KEY)
     await _abort(context, status.code, status.message, (*others, *status.trailers))
+
+
+def _told(error: BaseException, call: Call) -> str:
+    """For our log: without what the caller brought to prove itself."""
+    return told(error, secrets_in(call.metadata))
 
 
 async def _abort(context: Context, code: Any, message: str, trailers: tuple[Any, ...]) -> None:
@@ -313,7 +324,8 @@ def _already_ended(error: BaseException, call: Call) -> bytes:
     if isinstance(error, grpc.aio.AbortError):
         _forget(error)
     elif error is not call.ended:
-        _log.error("%s failed after its end, trace %s", call.method, call.trace.trace_id, exc_info=error)
+        trace_id = call.trace.trace_id
+        _log.error("%s failed after its end, trace %s: %s", call.method, trace_id, _told(error, call))
     return b""
 
 

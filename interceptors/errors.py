@@ -212,8 +212,8 @@ def is_deadline_exceeded(error: BaseException) -> bool:
 
 def _status(code: grpc.StatusCode, message: str, reason: str, facts: Mapping[str, str]) -> Status:
     message = _spelled(message, _MAX_MESSAGE)
-    told = {key: _spelled(value, _MAX_FACT) for key, value in facts.items()}
-    info = ErrorInfo(reason=reason, domain=DOMAIN, metadata=told)
+    told = {_spelled(key, _MAX_FACT): _spelled(value, _MAX_FACT) for key, value in facts.items()}
+    info = ErrorInfo(reason=_spelled(reason, _MAX_FACT), domain=DOMAIN, metadata=told)
     details = RpcStatus(code=code.value[0], message=message)
     details.details.add().Pack(info)
     return Status(code, message, details.SerializeToString())
@@ -221,4 +221,7 @@ def _status(code: grpc.StatusCode, message: str, reason: str, facts: Mapping[str
 
 def _spelled(text: object, longest: int) -> str:
     """As protobuf takes it: nothing that a method puts into its refusal may become another error."""
-    return str(text)[:longest].encode("utf-8", "replace").decode()
+    try:
+        return str(text)[:longest].encode("utf-8", "replace").decode()
+    except Exception:
+        return "?"
