@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 import socket
-import sys
 from collections.abc import Coroutine, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import replace
@@ -34,13 +33,12 @@ from hauberk.channel import MeshChannel, xds_channel
 from hauberk.direct import DirectChannel
 from hauberk.errors import JoinedBeforeFork, JoinFailed, MembershipEnded, SettingsError
 from hauberk.hints import Hints
-from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.errors import ServerRevoked, rpc_error
 from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.peer import Trust
-from hauberk.interceptors.records import Records
 from hauberk.joining import Clock, become_member
 from hauberk.memory import Memory, default_limit, few_heaps
+from hauberk.recording import Recording
 from hauberk.server import Announcement, MeshServer
 from hauberk.settings import Settings, parse_address
 from hauberk.tenure import Tenure
@@ -75,7 +73,8 @@ class Mesh:
         self._direct: list[DirectChannel] = []
         self._channel: grpc.aio.Channel | None = None
         self._memory = Memory(settings.memory_limit or default_limit())
-        self._records = Records([AccessLog(sys.stderr, str(self.id))] if settings.access_log else [])
+        audit_dir = settings.audit_dir or settings.state_dir / "audit"
+        self._recording = Recording(str(self.id), access_log=settings.access_log, audit_dir=audit_dir)
 
     @property
     def id(self) -> SpiffeId:
@@ -139,7 +138,8 @@ class Mesh:
                 "schedule": self.schedule,
                 "listen": self.settings.listen,
                 "service_name": str(self.id),
-                "records": self._records,
+                "records": self._recording.records,
+                "audit": self._recording.audit,
                 "announce": self._announce,
                 "stopping": self.stopping,
                 "drain_seconds": self.settings.drain_seconds,
@@ -251,7 +251,7 @@ class Mesh:
         await self._xds.end()
         for channel in self._direct:
             await channel.close()
-        await asyncio.to_thread(self._records.close)
+        await asyncio.to_thread(self._recording.close)
         await self._tenure.close()
         return self._tenure.ended.value
 

@@ -22,6 +22,7 @@ from hauberk.certs.credentials import Credentials, anonymous_server_credentials,
 from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.errors import ListenFailed
+from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.errors import Draining, IdentityUnfit, PolicyError
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import Trust
@@ -69,6 +70,7 @@ class MeshServer(grpc.aio.Server):
         listen: str,
         service_name: str,
         records: Records | None = None,
+        audit: AuditLog | None = None,
         announce: Announce | None = None,
         anonymous: bool = False,
         options: Iterable[Option] = (),
@@ -96,6 +98,7 @@ class MeshServer(grpc.aio.Server):
             trust,
             trust_domain=credentials.value.svid.spiffe_id.trust_domain,
             records=records,
+            audit=audit,
             in_flight_per_peer=in_flight_per_peer,
         )
         self._server: grpc.aio.Server | None = None

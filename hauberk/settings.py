@@ -48,6 +48,8 @@ class Settings:
     replica: str = "1"
     access_log: bool = False
     """One JSON line a call, on standard error."""
+    audit_dir: Path | None = None
+    """A folder for the audit log; None: "audit" in `state_dir`. Several processes may share one."""
     drain_seconds: float = 10.0
     """The longest that a stopping server waits for its calls."""
     memory_limit: int | None = None
@@ -231,6 +233,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "advertise": _advertise,
     "replica": _replica,
     "access_log": _flag,
+    "audit_dir": _path,
     "drain_seconds": _seconds,
     "memory_limit": _bytes,
 }

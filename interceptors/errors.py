@@ -16,6 +16,7 @@
       TooManyInFlight       RESOURCE_EXHAUSTED
       RepliesUnread         RESOURCE_EXHAUSTED   this caller has to read what it was sent first
       Draining              UNAVAILABLE          this process is leaving
+      AuditUnwritable       UNAVAILABLE          what this method does has to be written down, and cannot be
       MemoryShort           UNAVAILABLE          this process uses as much memory as it may
       IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
@@ -145,6 +146,11 @@ class RepliesUnread(Refused):
 class Draining(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "DRAINING"
+
+
+class AuditUnwritable(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "AUDIT_UNWRITABLE"
 
 
 class MemoryShort(Refused):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import grpc
 
 from hauberk.certs.watch import Watch
+from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.edge import Door, Edge, arrived
 from hauberk.interceptors.errors import PolicyError, Refused
 from hauberk.interceptors.in_flight import PER_PEER, InFlight
@@ -33,6 +34,7 @@ class Guard(grpc.GenericRpcHandler):
         trust_domain: str,
         in_flight_per_peer: int = PER_PEER,
         records: Records | None = None,
+        audit: AuditLog | None = None,
         first_message_s: float = FIRST_MESSAGE_S,
         peer_check: PeerCheck | None = None,
     ) -> None:
@@ -40,6 +42,7 @@ class Guard(grpc.GenericRpcHandler):
         self.in_flight = InFlight(in_flight_per_peer)
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
+        self._audit = audit
         self.standing = Standing(trust, self._peer_check)
         self._door = Door(self.in_flight, self.standing, records, first_message_s)
         self._methods: dict[str, RpcMethod] = {}
@@ -122,7 +125,11 @@ class Guard(grpc.GenericRpcHandler):
     def _compile(self, path: str, method: RpcMethod, policy: Policy) -> RpcMethod:
         servant = Servant.of(path, method, policy)
         pipeline = Pipeline.of(
-            policy, peer_check=self._peer_check, in_flight=self.in_flight, trust_domain=self._trust_domain
+            policy,
+            peer_check=self._peer_check,
+            in_flight=self.in_flight,
+            trust_domain=self._trust_domain,
+            audit=self._audit,
         )
         edge = Edge(self._door, pipeline, servant)
         if policy.response_streaming:

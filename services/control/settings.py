@@ -4,6 +4,7 @@
     HAUBERK_CONTROL_STATE               the state folder, `.hauberk`
     HAUBERK_CONTROL_OPERATOR_TOKEN_FD   optional: a descriptor to read the first operator's join token from
     HAUBERK_ACCESS_LOG                  "1": a JSON line on stderr for each call
+    HAUBERK_AUDIT_DIR                   optional: a folder for the audit log, not control/audit in the state
 
 mesh.toml's other sections are for whoever starts the workloads, and are not read here.
 """
@@ -68,6 +69,8 @@ class ControlSettings:
     ca_passphrase_file: Path | None
     operator_token_fd: int | None
     access_log: bool
+    audit_dir: Path | None = None
+    """None: control/audit in the state folder."""
 
     @classmethod
     def load(cls, environment: Mapping[str, str]) -> Self:
@@ -93,6 +96,7 @@ class ControlSettings:
                 ca_passphrase_file=_beside(path, _string(control, "ca_passphrase_file", "")),
                 operator_token_fd=_descriptor(environment.get("HAUBERK_CONTROL_OPERATOR_TOKEN_FD", "")),
                 access_log=environment.get("HAUBERK_ACCESS_LOG", "") not in ("", "0"),
+                audit_dir=Path(named) if (named := environment.get("HAUBERK_AUDIT_DIR")) else None,
             )
         except (ValueError, CertsError) as error:
             raise ConfigError(f"{path}: {error}") from error

@@ -60,7 +60,6 @@ def test_method_served_twice_is_named(stage: Stage) -> None:
         ("token", {"token": TokenRule()}),
         ("quota", {"quotas": (QuotaRule(limit=1, per_s=1, burst=1),)}),
         ("priority", {"priority": Priority.HIGH}),
-        ("audit", {"audit": True}),
     ],
 )
 def test_demand_that_nothing_enforces_is_named(stage: Stage, demand: str, said: dict[str, Any]) -> None:

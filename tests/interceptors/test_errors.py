@@ -25,6 +25,7 @@ TABLE = {
     errors.TooManyInFlight: Code.RESOURCE_EXHAUSTED,
     errors.RepliesUnread: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
+    errors.AuditUnwritable: Code.UNAVAILABLE,
     errors.MemoryShort: Code.UNAVAILABLE,
     errors.IdentityUnfit: Code.UNAVAILABLE,
     errors.ChannelClosed: Code.UNAVAILABLE,
