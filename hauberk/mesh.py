@@ -73,8 +73,7 @@ class Mesh:
         self._direct: list[DirectChannel] = []
         self._channel: grpc.aio.Channel | None = None
         self._memory = Memory(settings.memory_limit or default_limit())
-        audit_dir = settings.audit_dir or settings.state_dir / "audit"
-        self._recording = Recording(str(self.id), access_log=settings.access_log, audit_dir=audit_dir)
+        self._recording = Recording.of(settings, str(self.id))
 
     @property
     def id(self) -> SpiffeId:
@@ -308,8 +307,12 @@ class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
             if joined.lock is not None:
                 joined.lock.release()
             raise JoinFailed(str(error)) from error
+        try:
+            self._mesh = Mesh(settings, tenure, self._tasks)
+        except BaseException:
+            await tenure.close()
+            raise
         await self._tasks.__aenter__()
-        self._mesh = Mesh(settings, tenure, self._tasks)
         self._mesh._begin()
         return self._mesh
 

@@ -44,6 +44,8 @@ class Guard(grpc.GenericRpcHandler):
         self._trust_domain = trust_domain
         self._audit = audit
         self.standing = Standing(trust, self._peer_check)
+        if records is not None:
+            records.serve(self.standing.calls)
         self._door = Door(self.in_flight, self.standing, records, first_message_s)
         self._methods: dict[str, RpcMethod] = {}
         self._largest_message = 0

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -74,6 +74,7 @@ class Records:
         self._capacity = capacity
         self._every_s = every_s
         self._waiting: deque[Record] = deque()
+        self._running: list[Callable[[], Iterable[Call]]] = []
         self._awake = False
         """Whether the thread is going to look at the queue again by itself."""
         self._wake = threading.Event()
@@ -115,10 +116,22 @@ class Records:
         if not self._awake:
             self._rouse()
 
-    def flush(self) -> None:
-        """Write everything that has ended until now, in this thread."""
-        with self._emptying:
-            self._empty()
+    def serve(self, running: Callable[[], Iterable[Call]]) -> None:
+        """Take note of a server, whose calls in flight are `running`; may be asked in any thread."""
+        self._running.append(running)
+
+    def running(self) -> Iterator[str]:
+        """The methods (Policy.method) of all calls in flight, one for each."""
+        for calls in self._running:
+            yield from (call.policy.method for call in calls())
+
+    def flush(self, within_s: float = -1) -> None:
+        """Write everything that has ended until now, in this thread; give up after `within_s` seconds."""
+        if self._emptying.acquire(timeout=within_s):
+            try:
+                self._empty()
+            finally:
+                self._emptying.release()
 
     def close(self) -> None:
         """Write what is left, and end the thread. What ends later is written at once, by whoever ends it."""

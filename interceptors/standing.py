@@ -57,6 +57,10 @@ class Standing:
             task.uncancel()
         return call.ended
 
+    def calls(self) -> list[Call]:
+        """Those in flight now; may be asked in any thread."""
+        return list(self._calls)
+
     def is_running(self, call: Call) -> bool:
         """Whether we are in the task that serves `call`: who closes its coroutine from outside is not."""
         try:

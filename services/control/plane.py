@@ -108,6 +108,7 @@ class ControlPlane:
             str(self.source.authority.control_id),
             access_log=settings.access_log,
             audit_dir=settings.audit_dir or self._folder / "audit",
+            metrics_listen=settings.metrics_listen,
         )
         ports = addresses.last_ports(self._folder)
         self.mesh = self._mesh_server(ports)
