@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hauberk.entry import join
     from hauberk.interceptors.call import current_call
     from hauberk.interceptors.errors import Refused
-    from hauberk.mesh import Mesh, join
+    from hauberk.mesh import Mesh
     from hauberk.resuming import resume
     from hauberk.running import run
     from hauberk.settings import Settings
@@ -24,7 +25,7 @@ _HOMES = {
     "Refused": "hauberk.interceptors.errors",
     "Settings": "hauberk.settings",
     "current_call": "hauberk.interceptors.call",
-    "join": "hauberk.mesh",
+    "join": "hauberk.entry",
     "resume": "hauberk.resuming",
     "run": "hauberk.running",
 }

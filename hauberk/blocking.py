@@ -18,9 +18,9 @@ from typing import Any
 import grpc
 
 from hauberk.certs.identity import SpiffeId
+from hauberk.entry import join as join_mesh
 from hauberk.errors import JoinedBeforeFork
 from hauberk.mesh import Mesh
-from hauberk.mesh import join as join_mesh
 from hauberk.running import loop_factory
 from hauberk.settings import Settings
 

@@ -12,41 +12,34 @@ hauberk.run(main)
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Coroutine, Sequence
 from contextvars import Context, ContextVar
-from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from hauberk.announce import RegistryAnnouncement, advertised, offer
 from hauberk.blocking_channel import BlockingConnection, blocking_xds_channel
 from hauberk.bootstrap import bootstrap
-from hauberk.certs.clock import utc_now
 from hauberk.certs.credentials import Credentials
-from hauberk.certs.errors import CertsError
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.channel import MeshChannel, xds_channel
 from hauberk.direct import DirectChannel
-from hauberk.errors import JoinedBeforeFork, JoinFailed, MembershipEnded
+from hauberk.errors import JoinedBeforeFork, MembershipEnded
 from hauberk.hints import Hints
-from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.errors import ServerRevoked, rpc_error
 from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.outbound_blocking import BlockingChannel
 from hauberk.interceptors.peer import Trust
-from hauberk.joining import Clock, become_member
-from hauberk.memory import Memory, default_limit, few_heaps
+from hauberk.memory import Memory, default_limit
+from hauberk.recording import Recording
 from hauberk.server import Announcement, MeshServer
 from hauberk.settings import Settings
 from hauberk.tenure import Tenure
 from hauberk.threaded import WORKERS, ThreadedServer
 from hauberk.token_issuers import Believed, KeyKeepers
-from hauberk.tokens import JoinTokens
 from hauberk.withdrawal import OpenStreams
 
 _log = logging.getLogger(__name__)
@@ -55,7 +48,6 @@ stopping: ContextVar[asyncio.Event | None] = ContextVar("hauberk_stopping", defa
 """Set by `run`: the event that a signal sets, for the meshes joined under it."""
 
 _Server = TypeVar("_Server", bound=MeshServer)
-_CIPHERS = "GRPC_SSL_CIPHER_SUITES"
 
 
 class Mesh:
@@ -81,6 +73,7 @@ class Mesh:
         self._channel: grpc.aio.Channel | None = None
         self._memory = Memory(settings.memory_limit or default_limit())
         self._keys = KeyKeepers(believed, str(self.id)) if believed else None
+        self._recording = Recording.of(settings, str(self.id))
 
     @property
     def id(self) -> SpiffeId:
@@ -158,7 +151,8 @@ class Mesh:
                 "schedule": self.schedule,
                 "listen": self.settings.listen,
                 "service_name": str(self.id),
-                "access_log": AccessLog(sys.stderr, str(self.id)) if self.settings.access_log else None,
+                "records": self._recording.records,
+                "audit": self._recording.audit,
                 "announce": self._announce,
                 "tokens": self._keys.tokens if self._keys else None,
                 "stopping": self.stopping,
@@ -282,77 +276,6 @@ class Mesh:
         await self._blocking.end()
         for channel in self._direct:
             await channel.close()
+        await asyncio.to_thread(self._recording.close)
         await self._tenure.close()
         return self._tenure.ended.value
-
-
-class join:  # noqa: N801 - read as the verb it is: `async with join() as mesh`
-    """Joins the mesh for the length of an `async with` block.
-
-    `settings` default to those of the environment; `overrides` are single fields of them. Raises JoinFailed
-    or SettingsError with one line to act on; on leaving, MembershipEnded if the identity was lost meanwhile.
-    All that runs in the background belongs to the block and is gone after it.
-    """
-
-    def __init__(self, settings: Settings | None = None, *, clock: Clock = utc_now, **overrides: Any) -> None:
-        self._settings = settings
-        self._overrides = overrides
-        self._clock = clock
-        self._tasks = asyncio.TaskGroup()
-        self._mesh: Mesh | None = None
-
-    if not TYPE_CHECKING:  # a type checker says as much by itself
-
-        def __enter__(self):
-            raise TypeError("joining takes `async with`: async with hauberk.join() as mesh")
-
-        def __exit__(self, *_):
-            """Never reached; without it `with` would not ask for the above."""
-
-        def __getattr__(self, name):
-            if hasattr(Mesh, name):
-                raise AttributeError(
-                    f"join() is not the mesh yet: async with hauberk.join() as mesh, then mesh.{name}"
-                )
-            raise AttributeError(f"join has no attribute {name!r}")
-
-    async def __aenter__(self) -> Mesh:
-        few_heaps()
-        if self._settings is None:
-            settings = Settings.load(**self._overrides)
-        else:
-            settings = replace(self._settings, **self._overrides)
-        if _CIPHERS not in os.environ:
-            _log.warning(
-                "%s is not set: servers of this process negotiate TLS 1.2, then refuse it; start it with "
-                "%s=ECDHE-RSA-AES256-GCM-SHA384, as `hauberk up` does",
-                _CIPHERS,
-                _CIPHERS,
-            )
-        believed = await asyncio.to_thread(Believed.of, settings.token_issuers)
-        tokens = JoinTokens(settings.join_token_fd, settings.join_token_file)
-        await tokens.read()
-        joined = await become_member(settings, tokens, self._clock)
-        try:
-            tenure = Tenure(settings, joined, tokens, self._clock)
-        except CertsError as error:
-            if joined.lock is not None:
-                joined.lock.release()
-            raise JoinFailed(str(error)) from error
-        await self._tasks.__aenter__()
-        self._mesh = Mesh(settings, tenure, self._tasks, believed)
-        self._mesh._begin()
-        return self._mesh
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._mesh is not None  # noqa: S101 - entered, or we would not leave
-        try:
-            ended = await self._mesh._leave()
-        finally:
-            # Only a cancellation is the group's to judge: it may be its own, when a task of it has failed.
-            cancelled = isinstance(error, asyncio.CancelledError)
-            await self._tasks.__aexit__(*((kind, error, trace) if cancelled else (None, None, None)))
-        if error is None and ended is not None:
-            raise ended

@@ -2,12 +2,12 @@
 
 import asyncio
 import inspect
-import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from hauberk import log
 from hauberk.certs.errors import CertsError
 from hauberk.errors import MeshError
 from hauberk.interceptors.errors import PolicyError
@@ -25,7 +25,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     if inspect.iscoroutine(main):
         main.close()
         raise TypeError("run takes the function itself: hauberk.run(main), not hauberk.run(main())")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log.set_up()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_until_told(main))

@@ -22,11 +22,12 @@ from hauberk.certs.credentials import Credentials, anonymous_server_credentials,
 from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.errors import ListenFailed
-from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.errors import Draining, IdentityUnfit, PolicyError
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
+from hauberk.interceptors.records import Records
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.interceptors.serving import guarded_server
 from hauberk.interceptors.token_check import Tokens
@@ -69,7 +70,8 @@ class MeshServer(grpc.aio.Server):
         schedule: Schedule,
         listen: str,
         service_name: str,
-        access_log: AccessLog | None = None,
+        records: Records | None = None,
+        audit: AuditLog | None = None,
         announce: Announce | None = None,
         anonymous: bool = False,
         options: Iterable[Option] = (),
@@ -98,7 +100,8 @@ class MeshServer(grpc.aio.Server):
         self._guard = self._new_guard(
             trust,
             trust_domain=credentials.value.svid.spiffe_id.trust_domain,
-            access_log=access_log,
+            records=records,
+            audit=audit,
             in_flight_per_peer=in_flight_per_peer,
             tokens=tokens,
         )

@@ -48,6 +48,10 @@ class Settings:
     replica: str = "1"
     access_log: bool = False
     """One JSON line a call, on standard error."""
+    audit_dir: Path | None = None
+    """A folder for the audit log; None: "audit" in `state_dir`. Several processes may share one."""
+    metrics_listen: str | None = None
+    """host:port where Prometheus may ask for metrics, of anybody and without TLS; None: nowhere."""
     drain_seconds: float = 10.0
     """The longest that a stopping server waits for its calls."""
     token_issuers: Path | None = None
@@ -164,6 +168,12 @@ def _listen(value: Any) -> str:
     return str(value)
 
 
+def _metrics_listen(value: Any) -> str:
+    """A port alone is one of loopback."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    return _listen(f"127.0.0.1:{text}" if text.isascii() and text.isdecimal() else text)
+
+
 def _target(value: Any) -> str:
     if parse_address(_text(value))[1] == 0:
         raise ValueError("port 0 cannot be dialled")
@@ -233,6 +243,8 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "advertise": _advertise,
     "replica": _replica,
     "access_log": _flag,
+    "audit_dir": _path,
+    "metrics_listen": _metrics_listen,
     "drain_seconds": _seconds,
     "token_issuers": _path,
     "memory_limit": _bytes,

@@ -30,6 +30,8 @@ class Call:
         "method",
         "peer",
         "policy",
+        "received",
+        "sent",
         "slot",
         "started",
         "time_left_s",
@@ -67,6 +69,8 @@ class Call:
         """Why it was cancelled before its end, if it was; see standing.py."""
         self.slot: str | None = None
         """Whose place in flight the call takes; see in_flight.py."""
+        self.received = self.sent = 0
+        """Bytes of the messages so far, as serialised."""
 
     @property
     def caller(self) -> str:

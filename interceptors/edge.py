@@ -16,10 +16,9 @@ from typing import Any, Protocol, cast
 
 import grpc
 
-from hauberk.interceptors.access_log import AccessLog, Record
 from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
-from hauberk.interceptors.ending import last_word, refusal_of
+from hauberk.interceptors.ending import last_word, refusal_of, told_of
 from hauberk.interceptors.errors import (
     Draining,
     IdentityUnfit,
@@ -30,6 +29,7 @@ from hauberk.interceptors.errors import (
 )
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.pipeline import Pipeline
+from hauberk.interceptors.records import Records
 from hauberk.interceptors.replies import Replies
 from hauberk.interceptors.servant import Context, Servant, has_failed
 from hauberk.interceptors.standing import Standing
@@ -60,11 +60,11 @@ class Door:
 
     __slots__ = (
         "_collected_at",
-        "access_log",
         "draining",
         "first_message_s",
         "in_flight",
         "memory_short",
+        "records",
         "standing",
         "unfit",
     )
@@ -73,12 +73,12 @@ class Door:
         self,
         in_flight: InFlight,
         standing: Ends,
-        access_log: AccessLog | None,
+        records: Records | None,
         first_message_s: float,
     ) -> None:
         self.in_flight = in_flight
         self.standing = standing
-        self.access_log = access_log
+        self.records = records
         self.first_message_s = first_message_s
         self.draining = False
         self.memory_short = False
@@ -145,11 +145,12 @@ class Edge:
             reply = await self._run(call, requests, context)
             if replies is not None:
                 await replies.settle()
+            call.sent += len(reply)
             self._sends(call, reply)
             return reply
-        except (GeneratorExit, KeyboardInterrupt, SystemExit):
-            raise  # they end more than this call
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | GeneratorExit):  # the end of the process, or of its loop
+                raise
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             if context.done():
@@ -165,8 +166,8 @@ class Edge:
             return b""
         finally:
             self._door.in_flight.leave(call)
-            if self._door.access_log is not None:
-                self._door.access_log.write(Record.of(call, status=_status(context), reason=reason))
+            if self._door.records is not None:
+                self._door.records.end(call, _status(context), reason)
 
     def _sends(self, call: Call, reply: bytes) -> None:
         """Core sends `reply` in this task, which ends when it has."""
@@ -194,9 +195,12 @@ class Edge:
             request = await self._request(call, context) if self._takes_one else _whole(requests)
             reply = await self._servant.answer(request, context)
         except BaseException as error:
+            running = self._standing.is_running(call)
             why = self._standing.leave(call)
             if why is not None and isinstance(error, Exception | asyncio.CancelledError):
                 raise why from error
+            if running and isinstance(error, GeneratorExit):  # the method's own: nobody has closed us
+                raise RuntimeError("method raised GeneratorExit") from error
             raise
         if why := self._standing.leave(call):  # the method swallowed the cancellation
             raise why
@@ -285,7 +289,8 @@ def _already_ended(error: BaseException, call: Call) -> bytes:
     if isinstance(error, grpc.aio.AbortError):
         _forget(error)
     elif error is not call.ended:
-        _log.error("%s failed after its end, trace %s", call.method, call.trace.trace_id, exc_info=error)
+        trace_id = call.trace.trace_id
+        _log.error("%s failed after its end, trace %s: %s", call.method, trace_id, told_of(error, call))
     return b""
 
 

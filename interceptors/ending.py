@@ -7,6 +7,9 @@ from typing import Any
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.deadline import MARGIN_S
 from hauberk.interceptors.errors import DETAILS_KEY, Refused, is_deadline_exceeded, status_of
+from hauberk.interceptors.failures import told
+from hauberk.interceptors.metadata import sendable
+from hauberk.interceptors.scrubbing import secrets_in
 from hauberk.interceptors.servant import has_failed
 
 _log = logging.getLogger(__name__)
@@ -24,11 +27,16 @@ def refusal_of(error: BaseException, call: Call) -> BaseException:
     return error
 
 
+def told_of(error: BaseException, call: Call) -> str:
+    """For our log: without what the caller brought to prove itself."""
+    return told(error, secrets_in(call.metadata))
+
+
 def last_word(refusal: BaseException, call: Call, context: Any) -> tuple[Any, Any, tuple[Any, ...]]:
     """Code, message and trailers that `refusal` ends the call with; what only we may know goes to the log."""
-    trailers = tuple(context.trailing_metadata() or ())
+    trailers = sendable(context.trailing_metadata() or ())
     if not isinstance(refusal, Refused):
-        _log.error("%s failed, trace %s", call.method, call.trace.trace_id, exc_info=refusal)
+        _log.error("%s failed, trace %s: %s", call.method, call.trace.trace_id, told_of(refusal, call))
         if has_failed(context):  # a status the method set goes out unchanged; the exception's text never does
             return context.code(), context.details(), trailers
     status = status_of(refusal, call.trace.trace_id)

@@ -20,6 +20,7 @@
       RepliesUnread         RESOURCE_EXHAUSTED   this caller has to read what it was sent first
       QuotaSpent            RESOURCE_EXHAUSTED   not so often; says which quota, and how long to wait
       Draining              UNAVAILABLE          this process is leaving
+      AuditUnwritable       UNAVAILABLE          what this method does has to be written down, and cannot be
       MemoryShort           UNAVAILABLE          this process uses as much memory as it may
       IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
@@ -206,6 +207,11 @@ class Draining(Refused):
     reason = "DRAINING"
 
 
+class AuditUnwritable(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "AUDIT_UNWRITABLE"
+
+
 class MemoryShort(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "MEMORY_SHORT"
@@ -286,9 +292,9 @@ def _status(
     retry_after_s: float | None = None,
 ) -> Status:
     message = _spelled(message, _MAX_MESSAGE)
-    told = {key: _spelled(value, _MAX_FACT) for key, value in facts.items()}
+    told = {_spelled(key, _MAX_FACT): _spelled(value, _MAX_FACT) for key, value in facts.items()}
     details = RpcStatus(code=code.value[0], message=message)
-    details.details.add().Pack(ErrorInfo(reason=reason, domain=DOMAIN, metadata=told))
+    details.details.add().Pack(ErrorInfo(reason=_spelled(reason, _MAX_FACT), domain=DOMAIN, metadata=told))
     if retry_after_s is not None and retry_after_s < math.inf:
         retry = RetryInfo()
         retry.retry_delay.FromMicroseconds(math.ceil(retry_after_s * 1e6))
@@ -309,4 +315,7 @@ def _pushback(retry_after_s: float) -> str:
 
 def _spelled(text: object, longest: int) -> str:
     """As protobuf takes it: nothing that a method puts into its refusal may become another error."""
-    return str(text)[:longest].encode("utf-8", "replace").decode()
+    try:
+        return str(text)[:longest].encode("utf-8", "replace").decode()
+    except Exception:
+        return "?"

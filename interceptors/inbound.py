@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 
 from hauberk.certs.watch import Watch
-from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.edge import Door, Edge, arrived
 from hauberk.interceptors.errors import PolicyError, Refused
 from hauberk.interceptors.in_flight import PER_PEER, InFlight
@@ -14,6 +14,7 @@ from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.quota import Quotas
+from hauberk.interceptors.records import Records
 from hauberk.interceptors.servant import RpcMethod, Servant, read_type
 from hauberk.interceptors.standing import Standing
 from hauberk.interceptors.token_check import Tokens
@@ -35,7 +36,8 @@ class Guard(grpc.GenericRpcHandler):
         *,
         trust_domain: str,
         in_flight_per_peer: int = PER_PEER,
-        access_log: AccessLog | None = None,
+        records: Records | None = None,
+        audit: AuditLog | None = None,
         first_message_s: float = FIRST_MESSAGE_S,
         peer_check: PeerCheck | None = None,
         tokens: Tokens | None = None,
@@ -48,8 +50,11 @@ class Guard(grpc.GenericRpcHandler):
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
         self._tokens = tokens
+        self._audit = audit
         self.standing = self._new_standing(trust, self._peer_check)
-        self._door = Door(self.in_flight, self.standing, access_log, first_message_s)
+        if records is not None:
+            records.serve(self.standing.calls)
+        self._door = Door(self.in_flight, self.standing, records, first_message_s)
         self._methods: dict[str, RpcMethod] = {}
         self._largest_message = 0
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)
@@ -132,6 +137,7 @@ class Guard(grpc.GenericRpcHandler):
             quotas=self._quotas,
             trust_domain=self._trust_domain,
             tokens=self._tokens,
+            audit=self._audit,
             request=read_type(method.request_deserializer),
         )
         return self._handler(path, method, pipeline)

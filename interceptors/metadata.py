@@ -7,6 +7,7 @@ anything.
 """
 
 import re
+from typing import Any
 
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.errors import MetadataRefused, MetadataTooLarge
@@ -60,6 +61,23 @@ def check_metadata(call: Call) -> None:
             raise MetadataRefused(f"metadata key is reserved and unknown: {key!r:.99}", metadata={"key": key})
     if authorizations > 1:
         raise MetadataRefused(f"{authorizations} authorization headers, one is accepted")
+
+
+def sendable(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
+    """What of a method's metadata can be sent. Core raises over the rest, and would tell the caller why."""
+    try:
+        pairs = [(key, value) for key, value in metadata if _KEY.fullmatch(key)]
+    except (TypeError, ValueError):
+        return ()
+    return tuple(
+        (key, value)
+        for key, value in pairs
+        if (isinstance(value, bytes) if key.endswith("-bin") else _is_text(value))
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and (value.isprintable() or not value)
 
 
 def _shorten(call: Call, value: str | bytes) -> None:

@@ -1,9 +1,9 @@
 """One method's policy as the checks it needs, compiled once.
 
 A check is any function of a Call that raises Refused. It works on memory and never awaits, so that an asyncio
-and a threaded server can share it. The order, after the trace (which sees refusals too): peer, metadata, in
-flight, callers, deadline, token, what the token claims, quota. Cheap and certain things first; nothing of the
-message is read before all have passed.
+and a threaded server can share it (audit alone writes a line to a file). The order, after the trace (which
+sees refusals too): peer, metadata, in flight, callers, deadline, token, what the token claims, quota, audit.
+Cheap and certain things first; nothing of the message is read before all have passed.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Self
 
 from google.protobuf.descriptor import Descriptor
 
+from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.authorization import callers_check, claims_check
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.deadline import admit
@@ -46,6 +47,7 @@ class Pipeline:
         quotas: Quotas,
         trust_domain: str,
         tokens: Tokens | None = None,
+        audit: AuditLog | None = None,
         request: Descriptor | None = None,
     ) -> Self:
         """The pipeline of `policy`; `trust_domain` is the one bare paths in `callers` belong to.
@@ -54,6 +56,8 @@ class Pipeline:
         demand that is not enforced here, and for a token without `tokens`.
         """
         _check_enforced(policy)
+        if policy.audit and audit is None:
+            raise PolicyError(f"{policy.method} is to be audited, and there is no audit log here")
         check_quota, charge = quotas.check(policy, request)
         return cls(
             policy,
@@ -65,6 +69,7 @@ class Pipeline:
                 _deadline(policy),
                 *_token(policy, tokens),
                 *((check_quota,) if check_quota else ()),
+                *((audit.begin,) if policy.audit and audit is not None else ()),
             ),
             charge,
         )
@@ -86,7 +91,6 @@ class Pipeline:
 def _check_enforced(policy: Policy) -> None:
     unenforced = {
         "priority": policy.priority is not Priority.NORMAL,
-        "audit": policy.audit,
     }
     for demand, made in unenforced.items():
         if made:

@@ -16,6 +16,7 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 
+from hauberk.interceptors.call import current_call
 from hauberk.interceptors.errors import MessageUnreadable, PolicyError, UnknownMethod
 from hauberk.interceptors.message import message_check
 from hauberk.interceptors.policy import Policy
@@ -51,7 +52,7 @@ class Servant:
         return cls(
             _answer(path, behaviour, policy, write),
             _reader(method.request_deserializer, path, policy),
-            write,
+            _counting(write),
         )
 
     @classmethod
@@ -72,6 +73,8 @@ class PlainServant:
         """Raises PolicyError if the method is an asyncio one, or not of the contract's shape."""
         _check_shape(path, method, policy)
         write = method.response_serializer or bytes
+        if policy.response_streaming:
+            write = _counting(write)
         answer = _plain_answer(path, _behaviour(method), policy, write)
         return cls(answer, _reader(method.request_deserializer, path, policy))
 
@@ -261,6 +264,8 @@ def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
     check_rules = rules_check(policy.message, path, described)
 
     def read_message(raw: bytes) -> Any:
+        if call := current_call():
+            call.received += len(raw)
         check_message(raw)
         try:
             return read(raw)
@@ -276,3 +281,15 @@ def _reader(deserialize: Reader | None, path: str, policy: Policy) -> Reader:
         return message
 
     return read_valid
+
+
+def _counting(write: Writer) -> Writer:
+    """`write` for replies that stream."""
+
+    def write_message(message: Any) -> bytes:
+        written = write(message)
+        if call := current_call():
+            call.sent += len(written)
+        return written
+
+    return write_message

@@ -69,6 +69,17 @@ class Standing:
         task.uncancel()
         return call.ended
 
+    def calls(self) -> list[Call]:
+        """Those in flight now; may be asked in any thread."""
+        return list(self._calls)
+
+    def is_running(self, call: Call) -> bool:
+        """Whether we are in the task that serves `call`: who closes its coroutine from outside is not."""
+        try:
+            return self._calls.get(call) is asyncio.current_task()
+        except RuntimeError:  # no loop runs
+            return False
+
     def end(self, why: Refused, which: Callable[[Call], bool] = every) -> None:
         """Cancel the methods of these calls; `why` is what their callers hear."""
         for call in [call for call in self._calls if which(call)]:

@@ -14,12 +14,11 @@ from typing import Any
 
 import grpc
 
-from hauberk.interceptors.access_log import Record
 from hauberk.interceptors.alarms import Alarms
 from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.edge import Door
-from hauberk.interceptors.ending import last_word, refusal_of
+from hauberk.interceptors.ending import last_word, refusal_of, told_of
 from hauberk.interceptors.errors import MessageMissing, MetadataTooLarge, Refused
 from hauberk.interceptors.exchange import Aborted, Exchange
 from hauberk.interceptors.pipeline import Pipeline
@@ -183,6 +182,7 @@ class Served(Call):
 
     def _succeeded(self, reply: bytes) -> None:
         exchange = self._exchange
+        self.sent += len(reply)
         if exchange.aborted or has_failed(exchange):
             self._finish(exchange.code(), exchange.details(), exchange.trailing_metadata())
             return
@@ -203,7 +203,8 @@ class Served(Call):
             self._refuse(refusal_of(error, self))
             return
         if not isinstance(error, Aborted) and not exchange.own(error):
-            _log.error("%s failed after its end, trace %s", self.method, self.trace.trace_id, exc_info=error)
+            trace_id = self.trace.trace_id
+            _log.error("%s failed after its end, trace %s: %s", self.method, trace_id, told_of(error, self))
         if exchange.aborted:
             self._finish(exchange.code(), exchange.details(), exchange.trailing_metadata())
 
@@ -260,8 +261,8 @@ class Served(Call):
         edge.standing.leave(self)
         self._sleep()
         assert self._outcome is not None  # noqa: S101 - who calls has set it
-        if edge.door.access_log is not None:
-            edge.door.access_log.write(Record.of(self, status=self._outcome, reason=reason))
+        if edge.door.records is not None:
+            edge.door.records.end(self, self._outcome, reason)
 
     def _wake(self, at: float, act: Callable[[], None]) -> None:
         self._alarm = (self._edge.alarms.wake(at, act), act)

@@ -45,6 +45,10 @@ class ThreadedStanding:
         with self._lock:
             self._calls.pop(call, None)
 
+    def calls(self) -> list[Call]:
+        """Those in flight now."""
+        return [call for call, _ in self._present()]
+
     def end(self, why: Refused, which: Callable[[Call], bool] = every) -> None:
         """End these calls; `why` is what their callers hear."""
         for call, end in self._present():

@@ -22,6 +22,7 @@ from hauberk.cli.mesh_file import OPERATOR
 from hauberk.cli.options import json_option, mesh_option
 from hauberk.cli.ps import replicas
 from hauberk.cli.state import State
+from hauberk.interceptors.scrubbing import redacted
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 
 CONTROL_CONTRACTS = "hauberk.control.v1."
@@ -163,7 +164,7 @@ def _messages(method: MethodDescriptor, texts: list[str]) -> list[Message]:
 
 def _text(message: Message, method: MethodDescriptor, as_json: bool) -> str:
     return json_format.MessageToJson(
-        message, indent=None if as_json else 2, ensure_ascii=False, descriptor_pool=_pool(method)
+        redacted(message), indent=None if as_json else 2, ensure_ascii=False, descriptor_pool=_pool(method)
     )
 
 

@@ -28,7 +28,8 @@ from hauberk.cli.options import instant
 from hauberk.cli.process import Launch, pipe_holding
 from hauberk.cli.state import Addresses, State
 from hauberk.cli.supervisor import Child, Condition, Supervisor
-from hauberk.mesh import Mesh, join
+from hauberk.entry import join
+from hauberk.mesh import Mesh
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
 from hauberk.settings import Settings
 

@@ -7,11 +7,12 @@ Nothing waits for them and nothing fails with them: what cannot be written, on a
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+
+from hauberk.interceptors.rotated_file import RotatedFile
 
 MOST_BYTES = 1024 * 1024
 RETRY_S = 10.0
@@ -30,7 +31,7 @@ class Logs:
         self._folder = folder
         self._say = say
         self._most_bytes = most_bytes
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, RotatedFile] = {}
         self._silent_until = 0.0
         self._failing = False
 
@@ -51,8 +52,9 @@ class Logs:
         try:
             file = self._files.get(name)
             if file is None:
-                file = self._files[name] = _File(self._folder / file_name(name))
-            file.write(record.encode("utf-8", "replace"), self._most_bytes)
+                path = self._folder / file_name(name)
+                file = self._files[name] = RotatedFile(path, most_bytes=self._most_bytes)
+            file.append(record.encode("utf-8", "replace"))
             self._failing = False
         except OSError as error:
             self._forget(name)
@@ -69,27 +71,3 @@ class Logs:
         file = self._files.pop(name, None)
         if file is not None:
             file.close()
-
-
-class _File:
-    """One log, written without a buffer. Raises OSError."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = self._open()
-        self._size = os.fstat(self._descriptor).st_size
-
-    def write(self, record: bytes, most_bytes: int) -> None:
-        if self._size and self._size + len(record) > most_bytes:
-            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            fresh = self._open()
-            os.close(self._descriptor)
-            self._descriptor, self._size = fresh, 0
-        self._size += os.write(self._descriptor, record)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._path, flags, 0o600)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hauberk import log
 from hauberk.certs.errors import CertsError
 from hauberk.cli import authority
 from hauberk.cli.errors import CommandFailed
@@ -51,9 +52,7 @@ def command(mesh_file: Path, once: bool, as_json: bool) -> None:
     Makes .hauberk/ and its CA beside mesh.toml where they are missing, starts the control plane and every
     replica, restarts what dies, and prints a table when all serve. Ctrl-C stops all of it in order.
     """
-    logging.basicConfig(
-        level=logging.WARNING, format="hauberk | %(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log.set_up(logging.WARNING, f"hauberk | {log.FORMAT}")
     state = State.beside(mesh_file)
     mesh = state.mesh()
     state.make()

@@ -19,6 +19,7 @@ from hauberk.certs.rotation import Schedule
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.peer import Trust
+from hauberk.interceptors.records import Records
 from hauberk.server import MeshServer
 from scripts.bench.contract import SERVICE, contract, handlers
 from scripts.bench.materials import TRUST_DOMAIN, Materials
@@ -46,17 +47,19 @@ async def ours(materials: Materials, methods: int) -> AsyncIterator[str]:
     """The server that mesh.server() makes, with all of ON."""
     credentials = Watch(materials.credentials("server"))
     name = f"spiffe://{TRUST_DOMAIN}/server"
+    records = Records([AccessLog(sys.stderr, name)])
     server = MeshServer(
         credentials=credentials,
         trust=Watch(Trust(credentials.value.bundle)),
         schedule=Schedule.of(timedelta(hours=1).total_seconds()),
         listen="127.0.0.1:0",
         service_name=name,
-        access_log=AccessLog(sys.stderr, name),
+        records=records,
     )
     server.add_registered_method_handlers(SERVICE, handlers(contract(methods)))
     async with server:
         yield server.address
+    records.close()
 
 
 @contextlib.asynccontextmanager

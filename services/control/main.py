@@ -4,12 +4,12 @@ Exit codes: 0 stopped by SIGTERM or SIGINT; 1 could not start or go on; 2 told s
 """
 
 import asyncio
-import logging
 import os
 import resource
 import signal
 import sys
 
+from hauberk import log
 from hauberk.certs.errors import SvidExpired
 from hauberk.errors import ListenFailed
 from hauberk.memory import few_heaps
@@ -19,7 +19,7 @@ from hauberk.services.control.settings import ConfigError, ControlSettings
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log.set_up()
     os.umask(0o077)
     few_heaps()
     # The CA's key is in our memory: no core file, and at a limit of exactly 1 none through a pipe either.

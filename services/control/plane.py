@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
@@ -10,11 +9,11 @@ from datetime import datetime
 from hauberk.certs.clock import LOOK_S, SetClock, tell_of_clock, utc_now
 from hauberk.certs.errors import CertsError, SvidExpired, SvidNotYetValid
 from hauberk.certs.rotation import RenewalFailed, Rotated, keep_fresh
-from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.in_flight import PER_PEER
 from hauberk.memory import Memory, default_limit
 from hauberk.options import Option
 from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc, enrolment_pb2_grpc, registry_pb2_grpc
+from hauberk.recording import Recording
 from hauberk.server import MeshServer
 from hauberk.services.control import addresses, ads
 from hauberk.services.control.addresses import Ports
@@ -105,6 +104,12 @@ class ControlPlane:
         )
         self._set_clock = SetClock(clock)
         self._discovery = ads.Ads(self.publisher.snapshots, self.source.authority.control_id)
+        self._recording = Recording(
+            str(self.source.authority.control_id),
+            access_log=settings.access_log,
+            audit_dir=settings.audit_dir or self._folder / "audit",
+            metrics_listen=settings.metrics_listen,
+        )
         ports = addresses.last_ports(self._folder)
         self.mesh = self._mesh_server(ports)
         self.enrolment = self._enrolment_server(ports)
@@ -177,6 +182,7 @@ class ControlPlane:
         self.mesh.end_streams()
         self.roster.close()
         await asyncio.gather(self.mesh.stop(LEAVE_S), self.enrolment.stop(LEAVE_S))
+        await asyncio.to_thread(self._recording.close)
         await self._roster_store.save_last(self.roster.state.value)
         await asyncio.to_thread(addresses.withdraw, self._folder)
 
@@ -248,14 +254,14 @@ class ControlPlane:
         anonymous: bool = False,
         in_flight_per_peer: int = PER_PEER,
     ) -> MeshServer:
-        name = str(self.source.authority.control_id)
         return MeshServer(
             credentials=self.source.credentials,
             trust=self.source.trust,
             schedule=self._settings.schedule,
             listen=str(listen),
-            service_name=name,
-            access_log=AccessLog(sys.stderr, name) if self._settings.access_log else None,
+            service_name=str(self.source.authority.control_id),
+            records=self._recording.records,
+            audit=self._recording.audit,
             anonymous=anonymous,
             options=options,
             in_flight_per_peer=in_flight_per_peer,

@@ -4,6 +4,8 @@
     HAUBERK_CONTROL_STATE               the state folder, `.hauberk`
     HAUBERK_CONTROL_OPERATOR_TOKEN_FD   optional: a descriptor to read the first operator's join token from
     HAUBERK_ACCESS_LOG                  "1": a JSON line on stderr for each call
+    HAUBERK_AUDIT_DIR                   optional: a folder for the audit log, not control/audit in the state
+    HAUBERK_METRICS_LISTEN              optional: host:port for Prometheus, of anybody and without TLS
 
 mesh.toml's other sections are for whoever starts the workloads, and are not read here.
 """
@@ -68,6 +70,10 @@ class ControlSettings:
     ca_passphrase_file: Path | None
     operator_token_fd: int | None
     access_log: bool
+    audit_dir: Path | None = None
+    """None: control/audit in the state folder."""
+    metrics_listen: str | None = None
+    """host:port where Prometheus may ask for metrics; None: nowhere."""
 
     @classmethod
     def load(cls, environment: Mapping[str, str]) -> Self:
@@ -93,6 +99,8 @@ class ControlSettings:
                 ca_passphrase_file=_beside(path, _string(control, "ca_passphrase_file", "")),
                 operator_token_fd=_descriptor(environment.get("HAUBERK_CONTROL_OPERATOR_TOKEN_FD", "")),
                 access_log=environment.get("HAUBERK_ACCESS_LOG", "") not in ("", "0"),
+                metrics_listen=_metrics_listen(environment.get("HAUBERK_METRICS_LISTEN", "")),
+                audit_dir=Path(named) if (named := environment.get("HAUBERK_AUDIT_DIR")) else None,
             )
         except (ValueError, CertsError) as error:
             raise ConfigError(f"{path}: {error}") from error
@@ -177,6 +185,10 @@ def _lifetime(text: str) -> timedelta:
 
 def _beside(config: Path, text: str) -> Path | None:
     return config.parent / text if text else None
+
+
+def _metrics_listen(text: str) -> str | None:
+    return str(Listen.parse(text)) if text else None
 
 
 def _descriptor(text: str) -> int | None:

@@ -15,6 +15,7 @@ from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.demands import QuotaKey, QuotaRule
 from hauberk.interceptors.errors import PUSHBACK_KEY, Draining, Refused
 from hauberk.interceptors.inbound import Guard
+from hauberk.interceptors.records import Records
 from hauberk.services.control.xds.routes import RETRIES
 from tests.control.xds_mesh import TRUST_DOMAIN, Mesh, becomes, call, contract, refusal, workload
 from tests.interceptors.stage import Lines
@@ -42,11 +43,12 @@ async def served(folder: Path, *quotas: QuotaRule) -> AsyncIterator[tuple[Catalo
     """A catalog behind its guard, and the channel of a caller that found it by the mesh's own routes."""
     async with Mesh(folder) as mesh:
         catalog, log = Catalog(), Lines()
+        records = Records([AccessLog(log, "spiffe://shop.test/catalog")], every_s=0.02)
         guard = Guard(
             mesh.trust,
             trust_domain=TRUST_DOMAIN,
             in_flight_per_peer=1000,
-            access_log=AccessLog(log, "spiffe://shop.test/catalog"),
+            records=records,
         )
         said = dataclasses.replace(OFFERED.methods["GetProduct"], quotas=quotas)
         handler: Any = grpc.unary_unary_rpc_method_handler(catalog.answer)
@@ -55,6 +57,7 @@ async def served(folder: Path, *quotas: QuotaRule) -> AsyncIterator[tuple[Catalo
         mesh.show(workload("catalog", OFFERED, at=[address]))
         async with mesh.channel("gateway") as channel:
             yield catalog, channel, log
+        records.close()
 
 
 async def test_call_refused_for_its_quota_is_not_repeated(tmp_path: Path) -> None:

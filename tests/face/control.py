@@ -12,9 +12,9 @@ import hauberk
 from hauberk.certs import join
 from hauberk.certs.authority import Authority
 from hauberk.certs.identity import SpiffeId
+from hauberk.entry import join as join_mesh
 from hauberk.errors import MembershipEnded
 from hauberk.mesh import Mesh
-from hauberk.mesh import join as join_mesh
 from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.services.control.plane import ControlPlane, control_plane

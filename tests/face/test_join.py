@@ -9,8 +9,8 @@ import pytest
 
 from hauberk.certs.authority import Authority
 from hauberk.certs.store import CredentialStore
+from hauberk.entry import join
 from hauberk.errors import JoinFailed, MeshError, SettingsError
-from hauberk.mesh import join
 from tests.face.control import Control, get_product, tasks_of_the_face
 
 

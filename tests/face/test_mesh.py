@@ -9,12 +9,13 @@ from typing import Any
 import grpc
 import pytest
 
+from hauberk.entry import join
 from hauberk.errors import JoinedBeforeFork
 from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.tracing import TraceContext
-from hauberk.mesh import Mesh, join
+from hauberk.mesh import Mesh
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.resuming import resume

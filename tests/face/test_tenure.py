@@ -15,9 +15,10 @@ import pytest
 from hauberk.certs.rotation import RenewalFailed
 from hauberk.certs.store import CredentialStore
 from hauberk.cli.dial import dialled
+from hauberk.entry import join
 from hauberk.errors import MembershipEnded
 from hauberk.hints import reason_of
-from hauberk.mesh import Mesh, join
+from hauberk.mesh import Mesh
 from hauberk.protos.hauberk.control.v1 import admin_pb2, enrolment_pb2, enrolment_pb2_grpc
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.server import MeshServer

@@ -25,6 +25,7 @@ from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.outgoing import Explain, _Truthful
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.policy import Policy, callers
+from hauberk.interceptors.records import Records, Sink
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.interceptors.serving import guarded_server
 
@@ -195,23 +196,12 @@ def generated(add: Callable[..., None], servicer: Any) -> dict[str, RpcMethod]:
 
 
 class Lines(io.StringIO):
-    """A stream that can be waited on until it holds so many lines."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._grown = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-
-    def write(self, text: str) -> int:
-        written = super().write(text)
-        self._loop.call_soon_threadsafe(self._grown.set)
-        return written
+    """A stream that can be waited on until it holds so many lines, which another thread writes."""
 
     async def reach(self, count: int) -> list[str]:
         async with asyncio.timeout(10):
-            while len(lines := self.getvalue().splitlines()) < count:
-                self._grown.clear()
-                await self._grown.wait()
+            while len(lines := self.getvalue().splitlines()) < count:  # noqa: ASYNC110 - a thread writes
+                await asyncio.sleep(0.01)
         return lines
 
 
@@ -271,13 +261,19 @@ class Stage:
         return method(behaviour, shape, *how)
 
     def new_guard(self, *, clock: Callable[[], datetime] | None = None, **more: Any) -> Guard:
-        more.setdefault("access_log", AccessLog(self.log, f"spiffe://{TRUST_DOMAIN}/server"))
+        more.setdefault("records", self.keeping(AccessLog(self.log, f"spiffe://{TRUST_DOMAIN}/server")))
         return Guard(
             self.trust,
             trust_domain=TRUST_DOMAIN,
             peer_check=PeerCheck(self.trust, clock=clock) if clock else None,
             **more,
         )
+
+    def keeping(self, *sinks: Sink) -> Records:
+        """Records that go to `sinks`; closed with the stage."""
+        records = Records(sinks, every_s=0.02)
+        self._open.callback(records.close)
+        return records
 
     async def start(
         self,

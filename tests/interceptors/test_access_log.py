@@ -11,34 +11,48 @@ from typing import Any
 import pytest
 from grpc.aio import AioRpcError
 
-from hauberk.interceptors.access_log import AccessLog, Record
+from hauberk.certs.identity import SpiffeId
+from hauberk.interceptors.access_log import AT_ONCE, AccessLog
 from hauberk.interceptors.demands import DeadlineRule
+from hauberk.interceptors.records import Record
+from hauberk.interceptors.tracing import TraceContext
 from tests.interceptors.stage import Shape, Stage, begin, call, echo, policy
 
 UNARY = Shape.UNARY_UNARY
+BEGAN_AT = datetime.fromisoformat("2026-11-01T12:00:00.250+00:00").timestamp()
 
 
 def record(**other: Any) -> Record:
     facts: dict[str, Any] = {
-        "at": datetime.fromisoformat("2026-11-01T12:00:00.250+00:00"),
+        "policy": policy("Echo", UNARY, "*"),
         "method": "/lab.v1.Lab/Echo",
-        "trace_id": "0af7651916cd43dd8448eb211c80319c",
-        "span_id": "b7ad6b7169203331",
-        "parent_id": None,
-        "client": "spiffe://mesh.test/gateway",
-        "duration_ms": 1.5,
-        "budget_ms": None,
+        "trace": TraceContext(trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331"),
+        "client": SpiffeId.of("mesh.test", "gateway"),
+        "address": "ipv4:127.0.0.1:4711",
+        "began": 100.0,
+        "ended": 100.0015,
+        "time_left_s": None,
         "status": "OK",
         "reason": None,
+        "received": 5,
+        "sent": 5,
     }
     return Record(**{**facts, **other})
 
 
-def test_line_is_json_with_the_common_names() -> None:
+def written(*records: Record, service_name: str = "me") -> str:
     stream = io.StringIO()
-    AccessLog(stream, "spiffe://mesh.test/orders").write(record(budget_ms=2000.0))
-    assert stream.getvalue().endswith("}\n")
-    assert json.loads(stream.getvalue()) == {
+    log = AccessLog(stream, service_name)
+    for each in records:
+        log.take(each, BEGAN_AT)
+    log.settle()
+    return stream.getvalue()
+
+
+def test_line_is_json_with_the_common_names() -> None:
+    line = written(record(time_left_s=2.0), service_name="spiffe://mesh.test/orders")
+    assert line.endswith("}\n")
+    assert json.loads(line) == {
         "@timestamp": "2026-11-01T12:00:00.250000Z",
         "trace.id": "0af7651916cd43dd8448eb211c80319c",
         "span.id": "b7ad6b7169203331",
@@ -54,10 +68,38 @@ def test_line_is_json_with_the_common_names() -> None:
 
 
 def test_no_value_breaks_the_line() -> None:
-    stream = io.StringIO()
-    AccessLog(stream, "me").write(record(method='/a"\n\r\u2028\0/b', client="\x1b[31m"))
-    (line,) = re.split(r"[\n\r\x1b\0]", stream.getvalue())[:1]
-    assert json.loads(line)["rpc.method"] == '/a"\n\r\u2028\0/b'
+    line = written(record(method='/a"\n\r\u2028\0/b', reason="\x1b[31m"))
+    (first,) = re.split(r"[\n\r\x1b\0]", line)[:1]
+    assert json.loads(first)["rpc.method"] == '/a"\n\r\u2028\0/b'
+
+
+@pytest.mark.parametrize("reason", ["half: \ud83d", 42, KeyError("x"), b"\xff"], ids=repr)
+def test_no_reason_a_method_gives_costs_the_line(reason: Any) -> None:
+    assert isinstance(json.loads(written(record(reason=reason)))["error.reason"], str | int)
+
+
+class Pieces(io.StringIO):
+    """Remembers what each write was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+
+def test_lines_go_out_whole_and_in_pieces_that_a_pipe_takes_undivided() -> None:
+    stream = Pieces()
+    log = AccessLog(stream, "me")
+    for number in range(100):
+        log.take(record(reason="x" * number), BEGAN_AT)
+    log.settle()
+    assert len(stream.writes) < 20
+    assert all(piece.endswith("\n") and len(piece.encode()) <= AT_ONCE for piece in stream.writes)
+    reasons = [json.loads(line)["error.reason"] for line in stream.getvalue().splitlines()]
+    assert reasons == ["x" * number for number in range(100)]
 
 
 class Broken(io.StringIO):
@@ -72,11 +114,14 @@ class Broken(io.StringIO):
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "disk full"), ValueError("closed file")])
 async def test_stream_that_fails_costs_the_line_and_not_the_call(stage: Stage, error: Exception) -> None:
     log = AccessLog(Broken(error), "me")
-    guard = stage.new_guard(access_log=log)
+    records = stage.keeping(log)
+    guard = stage.new_guard(records=records)
     await stage.serve({"Echo": (UNARY, echo(UNARY), policy("Echo", UNARY, "*"))}, guard=guard)
     channel = stage.channel()
     assert await call(channel, UNARY) == [b"hello"]
     assert await call(channel, UNARY) == [b"hello"]
+    await stage.server.stop(None)
+    records.flush()
     assert log.dropped == 2
 
 

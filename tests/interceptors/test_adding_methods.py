@@ -58,7 +58,6 @@ def test_method_served_twice_is_named(stage: Stage) -> None:
     ("demand", "said"),
     [
         ("priority", {"priority": Priority.HIGH}),
-        ("audit", {"audit": True}),
     ],
 )
 def test_demand_that_nothing_enforces_is_named(stage: Stage, demand: str, said: dict[str, Any]) -> None:
@@ -143,7 +142,9 @@ async def test_method_left_to_the_generated_class_answers_unimplemented(stage: S
     stub = orders_pb2_grpc.OrdersStub(stage.channel("gateway"))
     order = await stub.GetOrder(orders_pb2.GetOrderRequest(order_id="o-1"))
     assert order.order_id == "o-1"
+    line = orders_pb2.OrderLine(sku="GOODS", quantity=1)
+    order_request = orders_pb2.PlaceOrderRequest(idempotency_key="k", customer="c", lines=[line])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.PlaceOrder(orders_pb2.PlaceOrderRequest(), timeout=5)
+        await stub.PlaceOrder(order_request, timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert info(caught.value).reason == "METHOD_NOT_IMPLEMENTED"

@@ -31,6 +31,7 @@ TABLE = {
     errors.TokenChecksSpent: Code.RESOURCE_EXHAUSTED,
     errors.QuotaSpent: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
+    errors.AuditUnwritable: Code.UNAVAILABLE,
     errors.MemoryShort: Code.UNAVAILABLE,
     errors.IdentityUnfit: Code.UNAVAILABLE,
     errors.ChannelClosed: Code.UNAVAILABLE,

@@ -13,6 +13,7 @@ from grpc.aio import AioRpcError
 from hauberk.interceptors.demands import QuotaKey, QuotaRule
 from hauberk.interceptors.errors import DETAILS_KEY, PUSHBACK_KEY, PolicyError
 from hauberk.interceptors.policy import Policy
+from hauberk.protos.hauberk.policy.v1 import policy_pb2
 from hauberk.protos.shop.catalog.v1 import catalog_pb2
 from tests.interceptors.stage import SERVICE, Shape, Stage, call, echo, info, path, policy
 
@@ -130,15 +131,15 @@ async def test_call_that_is_refused_for_another_reason_spends_nothing(stage: Sta
 
 
 def priced(cost: str, **handler: Any) -> dict[str, Any]:
-    """One method that is sent products, and charges by a field of them."""
+    """One method that is sent messages without rules, and charges by a field of them."""
 
-    async def one(request: catalog_pb2.Product, context: Any) -> bytes:
+    async def one(request: policy_pb2.Quota, context: Any) -> bytes:
         return b""
 
-    async def many(request: catalog_pb2.Product, context: Any) -> AsyncIterator[bytes]:
+    async def many(request: policy_pb2.Quota, context: Any) -> AsyncIterator[bytes]:
         yield b""
 
-    read = handler.get("read", catalog_pb2.Product.FromString)
+    read = handler.get("read", policy_pb2.Quota.FromString)
     return {
         "handlers": {
             "Echo": grpc.unary_unary_rpc_method_handler(one, read, bytes),
@@ -154,16 +155,16 @@ def priced(cost: str, **handler: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("shape", [UNARY, Shape.UNARY_STREAM])
 async def test_call_is_charged_what_a_field_of_its_message_says(stage: Stage, shape: Shape) -> None:
     name, guard = ("Many" if shape.replies_stream else "Echo"), stage.new_guard()
-    guard.add(SERVICE, *priced("price.minor_units").values())
+    guard.add(SERVICE, *priced("per.seconds").values())
     await stage.start(guard)
 
     def costing(units: int) -> dict[str, Any]:
-        product = catalog_pb2.Product(price={"minor_units": units})
-        return {"name": path(name), "requests": [product.SerializeToString()]}
+        message = policy_pb2.Quota(per={"seconds": units})
+        return {"name": path(name), "requests": [message.SerializeToString()]}
 
     await call(stage.channel(), shape, **costing(98))
     error = await refused(stage, shape, **costing(3))
-    assert found(error, QuotaFailure).violations[0].description.startswith("100 of price.minor_units")
+    assert found(error, QuotaFailure).violations[0].description.startswith("100 of per.seconds")
     await call(stage.channel(), shape, **costing(0))
     await call(stage.channel(), shape, **costing(-50))
     await refused(stage, shape, **costing(1))
@@ -171,36 +172,36 @@ async def test_call_is_charged_what_a_field_of_its_message_says(stage: Stage, sh
 
 async def test_call_that_could_never_be_let_in_is_told_not_to_come_back(stage: Stage) -> None:
     guard = stage.new_guard()
-    guard.add(SERVICE, *priced("stock").values())
+    guard.add(SERVICE, *priced("limit").values())
     await stage.start(guard)
-    dear = catalog_pb2.Product(stock=101).SerializeToString()
+    dear = policy_pb2.Quota(limit=101).SerializeToString()
     error = await refused(stage, requests=[dear])
     assert info(error).reason == "COST_OVER_BURST"
     assert dict(error.trailing_metadata() or ())[PUSHBACK_KEY] == "-1"
-    cheap = catalog_pb2.Product(stock=100).SerializeToString()
+    cheap = policy_pb2.Quota(limit=100).SerializeToString()
     await call(stage.channel(), UNARY, requests=[cheap])
 
 
 async def test_call_refused_for_its_cost_spends_nothing_of_the_others(stage: Stage) -> None:
     guard = stage.new_guard()
-    guard.add(SERVICE, *priced("stock").values())
+    guard.add(SERVICE, *priced("limit").values())
     await stage.start(guard)
     for _ in range(10):
-        await refused(stage, requests=[catalog_pb2.Product(stock=101).SerializeToString()])
+        await refused(stage, requests=[policy_pb2.Quota(limit=101).SerializeToString()])
     for _ in range(5):
-        await call(stage.channel(), UNARY, requests=[catalog_pb2.Product(stock=1).SerializeToString()])
-    error = await refused(stage, requests=[catalog_pb2.Product(stock=1).SerializeToString()])
+        await call(stage.channel(), UNARY, requests=[policy_pb2.Quota(limit=1).SerializeToString()])
+    error = await refused(stage, requests=[policy_pb2.Quota(limit=1).SerializeToString()])
     assert found(error, QuotaFailure).violations[0].description.startswith("5 calls")
 
 
 @pytest.mark.parametrize(
     ("cost", "why"),
     [
-        ("weight", "no single field of shop.catalog.v1.Product: 'weight'"),
-        ("price.weight", "no single field of shop.catalog.v1.Product: 'price.weight'"),
-        ("name", "no integer field of shop.catalog.v1.Product: 'name'"),
-        ("price", "no integer field of shop.catalog.v1.Product: 'price'"),
-        ("stock.size", "no single field of shop.catalog.v1.Product: 'stock.size'"),
+        ("weight", "no single field of hauberk.policy.v1.Quota: 'weight'"),
+        ("per.weight", "no single field of hauberk.policy.v1.Quota: 'per.weight'"),
+        ("header", "no integer field of hauberk.policy.v1.Quota: 'header'"),
+        ("per", "no integer field of hauberk.policy.v1.Quota: 'per'"),
+        ("limit.size", "no single field of hauberk.policy.v1.Quota: 'limit.size'"),
     ],
 )
 def test_cost_that_no_message_tells_keeps_the_server_from_starting(stage: Stage, cost: str, why: str) -> None:
@@ -210,7 +211,7 @@ def test_cost_that_no_message_tells_keeps_the_server_from_starting(stage: Stage,
 
 def test_cost_of_messages_that_nothing_describes_keeps_the_server_from_starting(stage: Stage) -> None:
     with pytest.raises(PolicyError, match="needs a message that its contract describes"):
-        stage.new_guard().add(SERVICE, *priced("stock", read=bytes).values())
+        stage.new_guard().add(SERVICE, *priced("limit", read=bytes).values())
 
 
 def test_cost_in_a_list_keeps_the_server_from_starting(stage: Stage) -> None:

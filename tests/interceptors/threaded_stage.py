@@ -25,7 +25,7 @@ class ThreadedStage(Stage):
         return method(plain(behaviour, shape), shape, *how)
 
     def new_guard(self, *, clock: Callable[[], datetime] | None = None, **more: Any) -> ThreadedGuard:
-        more.setdefault("access_log", AccessLog(self.log, f"spiffe://{TRUST_DOMAIN}/server"))
+        more.setdefault("records", self.keeping(AccessLog(self.log, f"spiffe://{TRUST_DOMAIN}/server")))
         more.setdefault("workers", WORKERS)
         return ThreadedGuard(
             self.trust,

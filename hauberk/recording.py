@@ -1,0 +1,51 @@
+"""What a process keeps of the calls it serves: access log, audit log, metrics, put together as it is told."""
+
+import sys
+from pathlib import Path
+from typing import Self
+
+from hauberk.interceptors.access_log import AccessLog
+from hauberk.interceptors.audit import AuditLog
+from hauberk.interceptors.metrics import Metrics
+from hauberk.interceptors.records import Records, Sink
+from hauberk.scrape import Scrape
+from hauberk.settings import Settings, parse_address
+
+
+class Recording:
+    """`records` and `audit` are for servers; `close`, which may wait for files, when they have stopped.
+
+    Raises SettingsError or ListenFailed where metrics cannot be told at `metrics_listen`, host:port.
+    """
+
+    def __init__(
+        self, service_name: str, *, access_log: bool, audit_dir: Path, metrics_listen: str | None
+    ) -> None:
+        self.audit = AuditLog(audit_dir, service_name)
+        sinks: list[Sink] = [self.audit]
+        if access_log:
+            sinks.append(AccessLog(sys.stderr, service_name))
+        metrics = None
+        if metrics_listen is not None:
+            metrics = Metrics()
+            sinks.append(metrics)
+        self.records = Records(sinks)
+        self._scrape = None
+        if metrics_listen is not None and metrics is not None:
+            self._scrape = Scrape(parse_address(metrics_listen), metrics, self.records, self.audit)
+
+    @classmethod
+    def of(cls, settings: Settings, service_name: str) -> Self:
+        """As the settings of a workload say."""
+        return cls(
+            service_name,
+            access_log=settings.access_log,
+            audit_dir=settings.audit_dir or settings.state_dir / "audit",
+            metrics_listen=settings.metrics_listen,
+        )
+
+    def close(self) -> None:
+        if self._scrape is not None:
+            self._scrape.close()
+        self.records.close()
+        self.audit.close()
