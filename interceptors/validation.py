@@ -42,18 +42,14 @@ _MAX_TOLD = 3072
 """Bytes of all violations told: trailers have to fit into the caller's metadata limit."""
 
 
-def rules_check(bounds: MessageBounds, path: str, described: Descriptor | None) -> Check | None:
-    """A check that raises MessageInvalid, or RuleFailed where a rule has no answer; None: there are no rules.
+def rules_check(bounds: MessageBounds, path: str, described: Descriptor) -> Check:
+    """A check that raises MessageInvalid, or RuleFailed where a rule has no answer.
 
     `path` is the method's, and `described` the type of its messages. Raises PolicyError for a rule that
     cannot be enforced: one that nobody knows, that does not compile or fails on an empty message, or that
     goes over lists without a bound on them.
     """
-    if described is None:
-        return None
     found = {known: rules for known in types_inside(described) if (rules := rules_on(known))}
-    if not found:
-        return None
     if bounds.max_items > LOOP_ITEMS:
         for rules in found.values():
             for where, rule in rules.items():
