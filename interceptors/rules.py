@@ -17,15 +17,25 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.unknown_fields import UnknownFieldSet
-from protovalidate import ViolationPb
 
 from hauberk.interceptors.errors import PolicyError
 
+_RULES = 1159
+"""The number of the three options: buf.validate.message, oneof and field."""
 _LOOP = re.compile(r"\b(all|exists|exists_?one|filter|map|sortBy|transform\w*)\s*\(", re.IGNORECASE)
 """CEL's macros over lists and maps (cel-spec, "Macros"), by their names alone."""
 
 ReadOption = Callable[[Message, str], Message | None]
 """Options and where they stand to the rules in them; None: they have none."""
+
+
+def has_rules(described: Descriptor) -> bool:
+    """Whether there is anything that looks like a rule in the type or inside it."""
+    return any(
+        _RULES in (field.number for field, _ in options.ListFields()) or _RULES in _unknown(options)
+        for known in types_inside(described)
+        for _, _, options in _options(known)
+    )
 
 
 def types_inside(described: Descriptor) -> Iterable[Descriptor]:
@@ -44,10 +54,7 @@ def rules_on(described: Descriptor) -> dict[str, Message]:
     Raises PolicyError where one cannot be read, or is none that is enforced.
     """
     read = _readers()
-    options: list[tuple[str, str, Message]] = [("message", described.full_name, described.GetOptions())]
-    options += [("oneof", f"{described.full_name}.{one.name}", one.GetOptions()) for one in described.oneofs]
-    options += [("field", field.full_name, field.GetOptions()) for field in _fields(described)]
-    found = {name: read[kind](held, name) for kind, name, held in options}
+    found = {name: read[kind](options, name) for kind, name, options in _options(described)}
     return {name: rules for name, rules in found.items() if rules is not None}
 
 
@@ -59,6 +66,15 @@ def loops(rules: Message) -> bool:
     return False
 
 
+def _options(described: Descriptor) -> Iterator[tuple[str, str, Message]]:
+    """What options are of, its full name, and they."""
+    yield "message", described.full_name, described.GetOptions()
+    for one in described.oneofs:
+        yield "oneof", f"{described.full_name}.{one.name}", one.GetOptions()
+    for field in _fields(described):
+        yield "field", field.full_name, field.GetOptions()
+
+
 def _fields(described: Descriptor) -> Iterator[FieldDescriptor]:
     yield from described.fields
     if described.is_extendable:
@@ -68,6 +84,8 @@ def _fields(described: Descriptor) -> Iterator[FieldDescriptor]:
 @cache
 def _readers() -> dict[str, ReadOption]:
     """How the rules of a message, oneof or field are read from its options."""
+    from protovalidate import ViolationPb  # see servant.py
+
     pool = DescriptorPool()
     for known in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
         pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)

@@ -34,26 +34,22 @@ Check = Callable[[Any], None]
 LOOP_ITEMS = 1000
 """The most items of a message whose rules go over lists."""
 
-_GATHERED = 8192
-"""Bytes of a message of which all violations are gathered; of a larger one only the first is."""
+_GATHERED = 64
+"""Items of a message of which all violations are gathered, at 45 us each; of a larger one, the first."""
 _MAX_TEXT = 128
 """Characters of a path or a description."""
 _MAX_TOLD = 3072
 """Bytes of all violations told: trailers have to fit into the caller's metadata limit."""
 
 
-def rules_check(bounds: MessageBounds, path: str, described: Descriptor | None) -> Check | None:
-    """A check that raises MessageInvalid, or RuleFailed where a rule has no answer; None: there are no rules.
+def rules_check(bounds: MessageBounds, path: str, described: Descriptor) -> Check:
+    """A check that raises MessageInvalid, or RuleFailed where a rule has no answer.
 
     `path` is the method's, and `described` the type of its messages. Raises PolicyError for a rule that
     cannot be enforced: one that nobody knows, that does not compile or fails on an empty message, or that
     goes over lists without a bound on them.
     """
-    if described is None:
-        return None
     found = {known: rules for known in types_inside(described) if (rules := rules_on(known))}
-    if not found:
-        return None
     if bounds.max_items > LOOP_ITEMS:
         for rules in found.values():
             for where, rule in rules.items():
@@ -123,12 +119,30 @@ def _files(file: Any, found: dict[str, Any]) -> dict[str, Any]:
 
 def _gathered(message: Any) -> list[Violation]:
     """All that is wrong with a message, if that costs little."""
-    if message.ByteSize() > _GATHERED:
+    if not _holds_few(message):
         return []
     try:
         return collect_violations(message)
     except EvaluationError:
         return []
+
+
+def _holds_few(message: Any) -> bool:
+    parts, items = [message], 0
+    for part in parts:
+        for field, value in part.ListFields():
+            items += len(value) if field.is_repeated else 1
+            if items > _GATHERED:
+                return False
+            if field.message_type is None:
+                continue
+            if not field.is_repeated:
+                parts.append(value)
+            elif not field.message_type.GetOptions().map_entry:
+                parts.extend(value)
+            elif field.message_type.fields_by_name["value"].message_type is not None:
+                parts.extend(value.values())
+    return True
 
 
 def _failed(error: EvaluationError, path: str) -> RuleFailed:

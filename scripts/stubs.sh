@@ -7,6 +7,8 @@
 # java  needs Maven; protobuf's and gRPC's own generators, fetched as Maven artifacts
 # node  needs npm; TypeScript by ts-proto, with services for @grpc/grpc-js
 # The generators are pinned here and kept in .tools. buf reads the contracts; nothing is sent anywhere.
+# buf/validate comes along for java and node. Go's stubs import the module that its authors publish, which `go mod tidy`
+# finds: a program that links two copies of one contract panics.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,10 +22,11 @@ tools=$PWD/.tools
 say() { echo "stubs: $*" >&2; }
 need() { command -v "$1" >/dev/null || { say "LANG=$2 needs $1, which is not on the path"; exit 1; }; }
 
-generate() { # language, the plugins of a buf template
+generate() { # language, the plugins of a buf template, the folders of protos/
   rm -rf "build/stubs/$1"
   mkdir -p "build/stubs/$1"
-  .venv/bin/buf generate --output "build/stubs/$1" --template "{\"version\": \"v2\", \"plugins\": [$2]}"
+  .venv/bin/buf generate $(printf -- '--path protos/%s ' ${3:-hauberk shop third_party/buf}) \
+    --output "build/stubs/$1" --template "{\"version\": \"v2\", \"plugins\": [$2]}"
   say "build/stubs/$1"
 }
 
@@ -33,7 +36,7 @@ go_stubs() {
   GOBIN=$tools/bin GOFLAGS='' go install "$protoc_gen_go_grpc"
   local opt='"opt": "module=hauberk.dev/protos"'
   generate go "{\"local\": \"$tools/bin/protoc-gen-go\", \"out\": \".\", $opt},
-    {\"local\": \"$tools/bin/protoc-gen-go-grpc\", \"out\": \".\", $opt}"
+    {\"local\": \"$tools/bin/protoc-gen-go-grpc\", \"out\": \".\", $opt}" 'hauberk shop'
   printf 'module hauberk.dev/protos\n' >build/stubs/go/go.mod
 }
 

@@ -17,6 +17,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from hauberk.interceptors.demands import MessageBounds
 from hauberk.interceptors.errors import MessageInvalid
+from hauberk.interceptors.rules import has_rules
 from hauberk.interceptors.validation import Check, rules_check
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos"
@@ -53,9 +54,8 @@ def messages(
 
 
 def check_of(described: Any, *, max_items: int = 10_000) -> Check:
-    check = rules_check(MessageBounds(max_items=max_items), PATH, described.DESCRIPTOR)
-    assert check is not None
-    return check
+    assert has_rules(described.DESCRIPTOR)
+    return rules_check(MessageBounds(max_items=max_items), PATH, described.DESCRIPTOR)
 
 
 def told(check: Check, message: Any) -> dict[str, str]:

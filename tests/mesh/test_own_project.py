@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 GREETER_PROTO = """
 syntax = "proto3";
 package greeter.v1;
+import "buf/validate/validate.proto";
 import "hauberk/policy/v1/policy.proto";
 
 service Greeter {
@@ -28,7 +29,7 @@ service Greeter {
   }
 }
 
-message HelloRequest { string name = 1; }
+message HelloRequest { string name = 1 [(buf.validate.field).string.max_len = 20]; }
 message HelloResponse { string text = 1; }
 """
 
@@ -71,6 +72,10 @@ async def main():
             await stub.Locked(request, timeout=3)
         except grpc.aio.AioRpcError as error:
             print("locked", error.code().name)
+        try:
+            await stub.Hello(greeter_pb2.HelloRequest(name="x" * 21), timeout=3)
+        except grpc.aio.AioRpcError as error:
+            print("too long", error.code().name, error.details())
 
 
 hauberk.run(main)
@@ -144,11 +149,13 @@ def test_own_project_on_the_wheel_serves_and_calls(project: Path, python: Path) 
     include = run([hauberk, "protos"], cwd=project).strip()
     (project / "stubs").mkdir()
     run(
-        [python, "-m", "grpc_tools.protoc", "-Iprotos", f"-I{include}", "--python_out=stubs",
-         "--grpc_python_out=stubs", "greeter/v1/greeter.proto"],
+        [python, "-m", "grpc_tools.protoc", "-Iprotos", f"-I{include}", f"-I{include}/third_party",
+         "--python_out=stubs", "--grpc_python_out=stubs", "greeter/v1/greeter.proto",
+         "buf/validate/validate.proto"],
         cwd=project,
     )  # fmt: skip
     out = run([hauberk, "up", "--once"], cwd=project)
     assert f"services is {project}/services/__init__.py" in out
     assert "hello world, you are spiffe://own.test/visitor" in out
     assert "locked PERMISSION_DENIED" in out
+    assert "too long INVALID_ARGUMENT message breaks its contract: name: must be at most 20 characters" in out
