@@ -1,6 +1,8 @@
 """The server around the guard: it starts, stops and drains as grpc.aio's own does."""
 
 import asyncio
+import threading
+import time
 from typing import Any
 
 import grpc
@@ -8,8 +10,9 @@ import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from grpc.aio import AioRpcError
 
-from hauberk.interceptors.serving import guarded_server
-from tests.interceptors.stage import Shape, Stage, begin, call, echo, policy
+from hauberk.interceptors.serving import KEPT_S, guarded_server
+from tests.interceptors.raw_http2 import Ended, Raw, RawConnection, Trailers, message
+from tests.interceptors.stage import Shape, Stage, begin, call, echo, path, policy
 
 UNARY = Shape.UNARY_UNARY
 
@@ -75,6 +78,53 @@ async def test_stop_without_grace_cancels_what_runs(stage: Stage, shape: Shape) 
 async def test_stop_before_the_first_call_ends(stage: Stage) -> None:
     await stage.serve({"Echo": (UNARY, echo(UNARY), policy("Echo", UNARY, "*"))})
     await asyncio.wait_for(stage.server.stop(5), 5)
+
+
+async def test_stop_does_not_wait_for_a_caller_that_says_nothing_any_more(stage: Stage, raw: Raw) -> None:
+    """Core would: for the answer to its farewell, as for a call that it neither handed on nor refused."""
+    connected, stopped = threading.Event(), threading.Event()
+
+    def fall_silent(connection: RawConnection) -> None:
+        connection.call(path("Echo"))
+        connected.set()
+        stopped.wait(10)
+
+    await stage.serve({"Echo": (UNARY, echo(UNARY), policy("Echo", UNARY, "*"))})
+    silent = asyncio.ensure_future(raw(fall_silent))
+    await asyncio.to_thread(connected.wait, 10)
+    began = time.monotonic()
+    await stage.server.stop(5)
+    took = time.monotonic() - began
+    stopped.set()
+    await silent
+    assert KEPT_S <= took < 3
+
+
+async def test_stop_waits_for_a_caller_that_reads_its_reply_slowly(stage: Stage, raw: Raw) -> None:
+    stopping, answered = threading.Event(), asyncio.Event()
+
+    async def large(request: bytes, context: Any) -> bytes:
+        answered.set()
+        return b"x" * 200_000
+
+    def read_late(connection: RawConnection) -> Trailers:
+        stream = connection.open(path("Echo"))
+        connection.send(stream, message(b"hello"))
+        stopping.wait(10)
+        time.sleep(3 * KEPT_S)
+        connection.grant(stream, 2**20)
+        connection.grant(0, 2**20)
+        with pytest.raises(Ended, match="goaway: 0"):
+            connection.next_trailers(within=5)
+        return connection.next_trailers(within=5)
+
+    await stage.serve({"Echo": (UNARY, large, policy("Echo", UNARY, "*"))})
+    reading = asyncio.ensure_future(raw(read_late, window=0))
+    await answered.wait()
+    stop = asyncio.create_task(stage.server.stop(5))
+    stopping.set()
+    assert (await reading)["grpc-status"] == b"0"
+    await stop
 
 
 async def test_without_cores_inner_parts_the_public_server_serves(
