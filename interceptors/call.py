@@ -1,6 +1,7 @@
 """One RPC being served: who calls what, until when, in which trace."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from hauberk.certs.identity import LeafIdentity
@@ -73,3 +74,13 @@ def current_call() -> Call | None:
 def enter_call(call: Call) -> None:
     """Make `call` the current one for the rest of this task, which core starts for it alone."""
     _current.set(call)
+
+
+@contextmanager
+def within_call(call: Call) -> Iterator[None]:
+    """Make `call` the current one for the length of a block."""
+    before = _current.set(call)
+    try:
+        yield
+    finally:
+        _current.reset(before)
