@@ -61,7 +61,15 @@ class join:  # noqa: N801 - read as the verb it is: `with join() as mesh`
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
         self._mesh: Mesh | None = None
+        self._member: BlockingMesh | None = None
         self._over: Future[None]
+
+    @property
+    def mesh(self) -> BlockingMesh:
+        """What `start` returned. Raises RuntimeError before that."""
+        if self._member is None:
+            raise RuntimeError("nothing has joined yet: start it, after the fork where there is one")
+        return self._member
 
     @property
     def ended(self) -> bool:
@@ -73,6 +81,7 @@ class join:  # noqa: N801 - read as the verb it is: `with join() as mesh`
         called before.
         """
         if self._thread is not None:
+            self._check_pid()
             raise RuntimeError("this has joined already: start once")
         joined: Future[BlockingMesh] = Future()
         self._pid, self._over = os.getpid(), Future()
@@ -84,11 +93,17 @@ class join:  # noqa: N801 - read as the verb it is: `with join() as mesh`
         """Leave, if we have joined; returns when nothing of it is left. Raises MembershipEnded."""
         if self._thread is None:
             return
-        if os.getpid() != self._pid:
-            raise JoinedBeforeFork(f"the mesh was joined by process {self._pid}, which is to leave it")
+        self._check_pid()
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
         self._over.result()
+
+    def _check_pid(self) -> None:
+        if os.getpid() != self._pid:
+            raise JoinedBeforeFork(
+                f"the mesh was joined by process {self._pid}, before the fork of this one: start it in the "
+                "server's post-fork hook (gunicorn post_fork, uwsgi postfork), in each worker"
+            )
 
     def __enter__(self) -> BlockingMesh:
         return self.start()
@@ -117,6 +132,6 @@ class join:  # noqa: N801 - read as the verb it is: `with join() as mesh`
     async def _stay(self, joined: Future[BlockingMesh]) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         async with self._join() as mesh:
-            self._mesh = mesh
-            joined.set_result(BlockingMesh(mesh))
+            self._mesh, self._member = mesh, BlockingMesh(mesh)
+            joined.set_result(self._member)
             await self._stopping.wait()

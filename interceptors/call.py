@@ -1,6 +1,7 @@
 """One RPC being served: who calls what, until when, in which trace."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from hauberk.certs.identity import LeafIdentity
@@ -91,7 +92,7 @@ def passed_on(contract: str) -> str | None:
     policy says so.
     """
     call = _current.get()
-    if call is None or call.token is None or call.policy.token is None:
+    if call is None or call.policy.token is None:
         return None
     return call.authorization if contract in call.policy.token.pass_on else None
 
@@ -99,3 +100,13 @@ def passed_on(contract: str) -> str | None:
 def enter_call(call: Call) -> None:
     """Make `call` the current one for the rest of this task, which core starts for it alone."""
     _current.set(call)
+
+
+@contextmanager
+def within_call(call: Call) -> Iterator[None]:
+    """Make `call` the current one for the length of a block."""
+    before = _current.set(call)
+    try:
+        yield
+    finally:
+        _current.reset(before)

@@ -198,6 +198,7 @@ class Exchange(grpc._server._Context):
     def finish(self, code: Any, details: str | bytes | None, trailers: Any, reply: bytes | None) -> None:
         """Give the call, which must not be over, its status, and its one reply together with it.
 
+        Raises whatever core does where the method made them so that they cannot be sent; nothing is then.
         A write that its caller does not let through stays begun; core sends the status after it.
         """
         state = self._state
@@ -209,13 +210,13 @@ class Exchange(grpc._server._Context):
             ]
             if state.initial_metadata_allowed:
                 operations.append(_server._get_initial_metadata_operation(state, None))
-                state.initial_metadata_allowed = False
             if reply is not None:
                 operations.append(cygrpc.SendMessageOperation(reply, self._flags()))
             token = _server._SEND_STATUS_FROM_SERVER_TOKEN
             self._rpc_event.call.start_server_batch(
                 operations, _server._send_status_from_server(state, token)
             )
+            state.initial_metadata_allowed = False
             state.statused = True
             state.due.add(token)
             state.condition.notify_all()

@@ -19,7 +19,7 @@ from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.edge import Door
 from hauberk.interceptors.ending import last_word, refusal_of, told_of
-from hauberk.interceptors.errors import MessageMissing, MetadataTooLarge, Refused
+from hauberk.interceptors.errors import MessageMissing, MetadataTooLarge, Refused, status_of
 from hauberk.interceptors.exchange import Aborted, Exchange
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.servant import PlainServant, has_failed
@@ -233,9 +233,17 @@ class Served(Call):
         with exchange.lock:
             if exchange.over:
                 return
-            self._outcome = _name(code)
             self._give_back()
-            exchange.finish(code, details, trailers, reply)
+            try:
+                exchange.finish(code, details, trailers, reply)
+                self._outcome = _name(code)
+            except Exception as error:  # of an end that cannot be sent: the caller would wait for ever
+                _log.error(
+                    "%s cannot end as it wished, trace %s", self.method, self.trace.trace_id, exc_info=error
+                )
+                status = status_of(error, self.trace.trace_id)
+                exchange.finish(status.code, status.message, status.trailers, None)
+                self._outcome, reason = _name(status.code), "INTERNAL"
         self._settle(reason)
 
     def _gone(self) -> None:

@@ -228,6 +228,75 @@ async def test_asyncio_methods_are_refused_when_they_are_added(stage: Stage, sha
         stage.new_guard().add(SERVICE, {"Echo": bare(coroutine, shape)}, {"Echo": policy("Echo", shape, "*")})
 
 
+class NotEnough(grpc.Status):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    details = "not enough"
+    trailing_metadata = (("grpc-status-details-bin", b"details of its own"),)
+
+
+@pytest.mark.parametrize("shape", list(Shape), ids=lambda one: one.name.lower())
+async def test_status_with_details_of_the_methods_own_is_sent_unchanged(stage: Stage, shape: Shape) -> None:
+    def one(request: Any, context: grpc.ServicerContext) -> bytes:
+        context.abort_with_status(NotEnough())
+        return b""
+
+    def many(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield one(request, context)
+
+    await serve(stage, {"Echo": (shape, many if shape.replies_stream else one)})
+    with pytest.raises(AioRpcError) as caught:
+        await call(stage.channel(), shape)
+    assert (caught.value.code(), caught.value.details()) == (NotEnough.code, "not enough")
+    assert dict(caught.value.trailing_metadata() or ()) == dict(NotEnough.trailing_metadata)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda context: context.set_trailing_metadata(5),
+        lambda context: context.set_code({}),
+    ],
+    ids=["no metadata", "no code"],
+)
+async def test_end_that_cannot_be_sent_is_an_internal_error(
+    stage: Stage, spoil: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Core alone says nothing then, and the caller waits for ever."""
+
+    def spoilt(request: bytes, context: grpc.ServicerContext) -> bytes:
+        spoil(context)
+        return request
+
+    guard = await serve(stage, {"Echo": (UNARY, spoilt)}, max_s=10)
+    with pytest.raises(AioRpcError) as caught:
+        await call(stage.channel(), UNARY, within=5)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert info(caught.value).reason == "INTERNAL"
+    assert [record["grpc.status"] for record in await stage.records()] == ["INTERNAL"]
+    assert guard.in_flight.count(ME) == 0
+
+
+async def test_initial_metadata_and_half_close_are_as_without_us(stage: Stage) -> None:
+    shape = Shape.STREAM_STREAM
+
+    def talks(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        context.send_initial_metadata((("early", "word"),))
+        yield from requests
+        yield b"after the last"
+        context.set_trailing_metadata((("last", "word"),))
+
+    await serve(stage, {"Echo": (shape, talks)}, max_s=10)
+    made = begin(stage.channel(), shape, requests=None)
+    assert dict(await made.initial_metadata()) == {"early": "word"}
+    await made.write(b"1")
+    assert await made.read() == b"1"
+    await made.write(b"2")
+    assert await made.read() == b"2"
+    await made.done_writing()
+    assert [await made.read(), await made.read()] == [b"after the last", grpc.aio.EOF]
+    assert dict(await made.trailing_metadata()) == {"last": "word"}
+
+
 async def test_stop_does_not_wait_for_a_method_that_heeds_nothing(stage: Stage) -> None:
     deaf = Deaf()
     await serve(stage, {"Deaf": (UNARY, deaf)}, max_s=10)
