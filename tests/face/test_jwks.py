@@ -47,7 +47,7 @@ def test_anything_else_is_not_fetched(answer: Answer, why: str) -> None:
         began = time.monotonic()
         with pytest.raises(NotFetched, match=why):
             fetch(publisher.url, within_s=0.4)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 3
         assert len(publisher.asked) == 1
 
 

@@ -121,7 +121,7 @@ async def test_storm_of_unknown_keys_fetches_once_per_interval(town: Town, forge
                 assert await asyncio.gather(*(answer(channel, token) for token in unknown)) == [REFUSED] * 10
                 asked += 10
                 assert await answer(channel, forge.token()) == "OK"
-        assert asked >= 50
+        assert asked >= 20
         assert 3 <= len(publisher.asked) <= 1 + (time.monotonic() - began) / again_s
 
 
@@ -163,7 +163,7 @@ async def test_issuer_that_is_away_is_believed_until_its_keys_are_too_old(town: 
     """Then no more, remembered tokens neither; and again as soon as it is back."""
     good = plain(jwks(jwk(forge.key, KID)))
     with Publisher(good) as publisher:
-        times = {"refresh_s": 0.1, "again_s": 0.05, "ttl_s": 1.5}
+        times = {"refresh_s": 0.1, "again_s": 0.05, "ttl_s": 3.0}
         async with keeping(town, lambda: fetch(publisher.url), **times) as (keeper, channel):
             token = forge.token()
             assert await answer(channel, token) == "OK"
