@@ -14,14 +14,14 @@ HERE = Path(__file__).parent
 
 async def answers(web: Web, server: WebServer) -> None:
     """A request's trace and time go on to the mesh, from both of its workers."""
-    status, body = await server.get("/products/b-7", HEADERS)
-    assert (status, json.loads(body)) == (200, {"sku": "b-7", "name": "catalog"}), server.said
+    status, body = await server.get("/products/B-7", HEADERS)
+    assert (status, json.loads(body)) == (200, {"sku": "B-7", "name": "catalog"}), server.said
     (call,) = web.catalog.calls
     assert call.trace.trace_id == TRACE
     assert call.time_left_s is not None
     assert 5 < call.time_left_s < 10
     assert str(call.peer and call.peer.spiffe_id) == "spiffe://shop.test/gateway"
-    assert {status for status, _ in await web.called_by(server, "/products/b-8", workers=2)} == {200}
+    assert {status for status, _ in await web.called_by(server, "/products/B-8", workers=2)} == {200}
     assert await server.stop() == 0, server.said
 
 
