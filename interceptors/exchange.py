@@ -9,6 +9,7 @@ says so, and no server is made.
 """
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -19,6 +20,8 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.edge import CUT_OFF_S
+
+_log = logging.getLogger(__name__)
 
 _server: Any = grpc._server  # which is not written for strangers to its types
 _NO_FLAGS = 0
@@ -149,7 +152,10 @@ class Exchange(grpc._server._Context):
                 if message is None and state.client is _server._OPEN:
                     state.client = _server._CLOSED
                 finished = _server._possibly_finish_call(state, _server._RECEIVE_MESSAGE_TOKEN)
-                came(message)
+                try:
+                    came(message)
+                except Exception:  # core's thread would end with it, and the server
+                    _log.exception("a message could not be taken")
                 state.condition.notify_all()
             return finished
 

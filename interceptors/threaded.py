@@ -19,7 +19,7 @@ from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.edge import Door
 from hauberk.interceptors.ending import last_word, refusal_of, told_of
-from hauberk.interceptors.errors import MessageMissing, MetadataTooLarge, Refused, status_of
+from hauberk.interceptors.errors import MessageMissing, Refused, status_of
 from hauberk.interceptors.exchange import Aborted, Exchange
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.servant import PlainServant, has_failed
@@ -222,8 +222,6 @@ class Served(Call):
         code, details, trailers = last_word(refusal, self, self._exchange)
         reason = refusal.logged if isinstance(refusal, Refused) else "INTERNAL"
         self._finish(code, details, trailers, reason=reason)
-        if isinstance(refusal, MetadataTooLarge):
-            self._edge.door.collect_headers()
 
     def _finish(
         self, code: Any, details: Any, trailers: Any, reply: bytes | None = None, reason: str | None = None

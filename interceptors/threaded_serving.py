@@ -4,6 +4,7 @@ Core's own server with its one polling thread; only where it would hand a call t
 call is handed to the guard.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import grpc
 
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.alarms import Alarms
+from hauberk.interceptors.errors import status_of
 from hauberk.interceptors.exchange import Exchange, check_reach
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import PeerCheck, Trust
@@ -20,6 +22,8 @@ from hauberk.interceptors.serving import OTHER, Option
 from hauberk.interceptors.threaded import ThreadedEdge
 from hauberk.interceptors.threaded_standing import ThreadedStanding
 from hauberk.interceptors.workers import Workers
+
+_log = logging.getLogger(__name__)
 
 BUILT_IN = 16
 """Threads for what every server offers: health answers though all workers are busy, and takes none."""
@@ -71,7 +75,13 @@ class _Reception:
     def submit(
         self, run: Callable[..., Any], serve: Callable[..., Any], event: Any, state: Any, edge: Any, *_: Any
     ) -> "_Reception":
-        edge.begin(Exchange(event, state))
+        exchange = Exchange(event, state)
+        try:
+            edge.begin(exchange)
+        except Exception as error:  # core's thread would end with it, and the server
+            _log.exception("a call could not begin")
+            status = status_of(error)
+            exchange.finish(status.code, status.message, status.trailers, None)
         return self
 
     def add_done_callback(self, _: Callable[[Any], None]) -> None:

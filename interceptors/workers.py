@@ -46,9 +46,7 @@ class Workers:
         with self._lock:
             if self._idle:
                 self._idle -= 1
-            elif self._threads < self._allowed():
-                self._start()
-            else:
+            elif not self._start():
                 self._backlog += 1
         self._jobs.put(job)
 
@@ -58,9 +56,8 @@ class Workers:
             self._left_behind += 1
             if self._left_behind == self.limit:
                 _log.error("%d methods go on though their calls have ended: no more threads", self.limit)
-            if self._backlog and self._threads < self._allowed():
+            if self._backlog and self._start():
                 self._backlog -= 1
-                self._start()
 
     def catch_up(self) -> None:
         with self._lock:
@@ -77,9 +74,17 @@ class Workers:
     def _allowed(self) -> int:
         return self.limit + min(self._left_behind, self.limit)
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start one more thread, if there may be one more; whether it did."""
+        if self._threads >= self._allowed():
+            return False
+        try:
+            threading.Thread(target=self._work, name="hauberk-worker", daemon=True).start()
+        except RuntimeError as error:  # the system has none to give: those there are go on
+            _log.error("no thread could be started beside %d: %s", self._threads, error)
+            return False
         self._threads += 1
-        threading.Thread(target=self._work, name="hauberk-worker", daemon=True).start()
+        return True
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -100,6 +100,21 @@ async def test_membership_that_ended_is_raised_where_it_is_left(control: Control
         await in_thread(joined.stop)
 
 
+async def test_control_that_is_found_again_is_asked_again_and_calls_go_on(control: Control) -> None:
+    """Core would look after its connection to the control plane only every five minutes."""
+    await control.catalog()
+    joined = joining(control)
+    mesh = await in_thread(joined.start)
+    try:
+        assert (await in_thread(lambda: product(mesh))).name == "catalog"
+        first = mesh._mesh._blocking.current()
+        mesh._mesh._tenure.found_again.set(None)
+        await eventually(lambda: mesh._mesh._blocking.current() is not first)
+        assert (await in_thread(lambda: product(mesh))).name == "catalog"
+    finally:
+        await in_thread(joined.stop)
+
+
 async def test_nobody_is_called_after_it_was_left(control: Control) -> None:
     await control.catalog()
     joined = joining(control)

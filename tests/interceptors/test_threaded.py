@@ -4,15 +4,18 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from grpc.aio import AioRpcError
 
+from hauberk.interceptors import workers
 from hauberk.interceptors.call import current_call
 from hauberk.interceptors.demands import DeadlineRule
 from hauberk.interceptors.errors import PolicyError
+from hauberk.interceptors.exchange import Exchange
 from tests.interceptors.raw_http2 import Raw, RawConnection, Trailers, message
 from tests.interceptors.stage import SERVICE, Behaviour, Shape, Stage, begin, call, info, path, policy
 from tests.interceptors.stage import method as bare
@@ -23,13 +26,14 @@ ME = "spiffe://mesh.test/gateway"
 
 
 async def serve(stage: Stage, behaviours: dict[str, tuple[Shape, Behaviour]], **more: Any) -> Any:
-    """Starts a server of these plain functions, whose deadline is at most 0.2 s; the guard."""
-    rule = DeadlineRule(max_s=more.pop("max_s", 0.2))
+    """Starts a server of these plain functions, whose deadline is at most 0.2 s (Echo: 20 s); the guard."""
+    rules = dict.fromkeys(behaviours, DeadlineRule(max_s=more.pop("max_s", 0.2)))
+    rules["Echo"] = DeadlineRule(max_s=20)
     guard = stage.guard = stage.new_guard(**more)
     guard.add(
         SERVICE,
         {name: bare(behaviour, shape) for name, (shape, behaviour) in behaviours.items()},
-        {name: policy(name, shape, "*", deadline=rule) for name, (shape, _) in behaviours.items()},
+        {name: policy(name, shape, "*", deadline=rules[name]) for name, (shape, _) in behaviours.items()},
     )
     await stage.start(guard)
     return guard
@@ -82,8 +86,8 @@ async def test_methods_that_go_on_take_no_place_among_the_workers_and_are_bounde
         assert "go on though their calls have ended" in caplog.text
     assert (guard.workers.threads, guard.workers.left_behind) == (4, 4)
     with pytest.raises(AioRpcError) as caught:  # nobody is left to serve it; it waits, and its time runs out
-        await call(channel, UNARY, "Echo")
-    assert info(caught.value).reason == "DEADLINE_PASSED"
+        await call(channel, UNARY, "Echo", within=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     deaf.let_go.set()
     await stage.none_in_flight(ME)
     assert await call(channel, UNARY, "Echo") == [b"hello"]
@@ -226,6 +230,40 @@ async def test_asyncio_methods_are_refused_when_they_are_added(stage: Stage, sha
 
     with pytest.raises(PolicyError, match=r"a threaded server needs a plain function: /lab.v1.Lab/Echo"):
         stage.new_guard().add(SERVICE, {"Echo": bare(coroutine, shape)}, {"Echo": policy("Echo", shape, "*")})
+
+
+async def test_server_lives_on_where_a_thread_cannot_be_started(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What core's one polling thread raises would end it."""
+
+    class NoThread(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    await serve(stage, {"Echo": (UNARY, echo)})
+    channel = stage.channel()
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(workers, "threading", SimpleNamespace(Thread=NoThread))
+        with pytest.raises(AioRpcError) as caught:
+            await call(channel, UNARY, within=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "no thread could be started beside 0" in caplog.text
+    assert await call(channel, UNARY) == [b"hello"]
+
+
+async def test_server_lives_on_where_a_call_cannot_begin(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await serve(stage, {"Echo": (UNARY, echo)})
+    channel = stage.channel()
+    with monkeypatch.context() as broken:
+        broken.delattr(Exchange, "time_left_s")
+        with pytest.raises(AioRpcError) as caught:
+            await call(channel, UNARY)
+    assert info(caught.value).reason == "INTERNAL"
+    assert "a call could not begin" in caplog.text
+    assert await call(channel, UNARY) == [b"hello"]
 
 
 class NotEnough(grpc.Status):
