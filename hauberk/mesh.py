@@ -125,7 +125,7 @@ class Mesh:
         self._direct.append(channel)
         self._start(channel.keep())
         hints = Hints(credentials=self.credentials, target=target, server=server, clock=self._tenure.clock)
-        return guarded(channel, explain=hints.explain)
+        return guarded(channel, explain=hints.explain, trace_ratio=self.settings.trace_ratio)
 
     def server(self, **options: Any) -> MeshServer:
         """A server with our identity, announced once it has started; `options` go to MeshServer."""
@@ -137,8 +137,8 @@ class Mesh:
                 "schedule": self.schedule,
                 "listen": self.settings.listen,
                 "service_name": str(self.id),
-                "records": self._recording.records,
-                "audit": self._recording.audit,
+                "trace_ratio": self.settings.trace_ratio,
+                **self._recording.for_servers,
                 "announce": self._announce,
                 "stopping": self.stopping,
                 "drain_seconds": self.settings.drain_seconds,
@@ -165,7 +165,7 @@ class Mesh:
     def _to(self, name: str | None) -> grpc.aio.Channel:
         self._check_pid()
         hints = Hints(credentials=self.credentials, clock=self._tenure.clock)
-        return guarded(self._xds, explain=hints.explain, to=name)
+        return guarded(self._xds, explain=hints.explain, to=name, trace_ratio=self.settings.trace_ratio)
 
     def _dial(self) -> grpc.aio.Channel:
         described = bootstrap(

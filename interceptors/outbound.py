@@ -31,24 +31,31 @@ Deserializer = Callable[[bytes], Any] | None
 
 
 def guarded(
-    channel: grpc.aio.Channel, *, explain: Explain | None = None, to: str | None = None
+    channel: grpc.aio.Channel,
+    *,
+    explain: Explain | None = None,
+    to: str | None = None,
+    trace_ratio: float = 1.0,
 ) -> grpc.aio.Channel:
     """`channel` for stubs: each call inherits deadline and trace of the call being served.
 
     A call for which no time is left raises AioRpcError DEADLINE_EXCEEDED at once and is not sent. `explain`
-    turns an error into a hint, appended to its details; `to` names the workload every call is for. Closing
-    what is returned closes `channel`.
+    turns an error into a hint, appended to its details; `to` names the workload every call is for. A call of
+    no other begins a trace, sampled in `trace_ratio` of cases. Closing what is returned closes `channel`.
     """
-    return GuardedChannel(channel, explain, to)
+    return GuardedChannel(channel, explain, to, trace_ratio)
 
 
 class GuardedChannel(grpc.aio.Channel):
     """Makes guarded calls over another channel; everything else is that channel's."""
 
-    def __init__(self, channel: grpc.aio.Channel, explain: Explain | None, to: str | None) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, explain: Explain | None, to: str | None, trace_ratio: float
+    ) -> None:
         self._channel: Any = channel  # the stubs of grpc do not know _registered_method
         self._explain = explain
         self._to = to
+        self._trace_ratio = trace_ratio
 
     def unary_unary(
         self,
@@ -60,7 +67,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.unary_unary(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _UnaryUnary(inner, UnaryUnary, self._explain, self._to)
+        return _UnaryUnary(inner, UnaryUnary, self._explain, self._to, self._trace_ratio)
 
     def unary_stream(
         self,
@@ -72,7 +79,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.unary_stream(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _UnaryStream(inner, UnaryStream, self._explain, self._to)
+        return _UnaryStream(inner, UnaryStream, self._explain, self._to, self._trace_ratio)
 
     def stream_unary(
         self,
@@ -84,7 +91,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.stream_unary(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _StreamUnary(inner, StreamUnary, self._explain, self._to)
+        return _StreamUnary(inner, StreamUnary, self._explain, self._to, self._trace_ratio)
 
     def stream_stream(
         self,
@@ -96,7 +103,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.stream_stream(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _StreamStream(inner, StreamStream, self._explain, self._to)
+        return _StreamStream(inner, StreamStream, self._explain, self._to, self._trace_ratio)
 
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)
@@ -127,19 +134,25 @@ class _MultiCallable:
     """What a stub calls: core's multicallable, whose call leaves with budget and trace."""
 
     def __init__(
-        self, inner: Callable[..., Any], shape: Callable[..., Any], explain: Explain | None, to: str | None
+        self,
+        inner: Callable[..., Any],
+        shape: Callable[..., Any],
+        explain: Explain | None,
+        to: str | None,
+        trace_ratio: float,
     ) -> None:
         self._inner = inner
         self._shape = shape
         self._explain = explain
         self._to = to
+        self._trace_ratio = trace_ratio
 
     def _leave(
         self, request: Any, timeout: float | None, metadata: MetadataLike | None, options: Mapping[str, Any]
     ) -> Any:
         """Raises AioRpcError DEADLINE_EXCEEDED, with nothing sent, if no time is left."""
         call = current_call()
-        trace = TraceContext.new() if call is None else call.trace
+        trace = TraceContext.new(self._trace_ratio) if call is None else call.trace
         try:
             left = budget(timeout, None if call is None else call.deadline, time.monotonic())
         except Refused as refused:
