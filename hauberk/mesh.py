@@ -113,7 +113,13 @@ class Mesh:
         self._check_pid()
         name = None if to is None else SpiffeId.of(self.id.trust_domain, to).name
         hints = Hints(credentials=self.credentials, clock=self._tenure.clock)
-        return BlockingChannel(self._blocking.current, hints.explain, name, self._streams.enter)
+        return BlockingChannel(
+            self._blocking.current,
+            hints.explain,
+            name,
+            self._streams.enter,
+            trace_ratio=self.settings.trace_ratio,
+        )
 
     def direct_channel(self, name: str, target: str) -> grpc.aio.Channel:
         """A channel to the workload `name` at host:port, past the control plane's routes.
@@ -132,7 +138,7 @@ class Mesh:
         self._direct.append(channel)
         self._start(channel.keep())
         hints = Hints(credentials=self.credentials, target=target, server=server, clock=self._tenure.clock)
-        return guarded(channel, explain=hints.explain)
+        return guarded(channel, explain=hints.explain, trace_ratio=self.settings.trace_ratio)
 
     def server(self, **options: Any) -> MeshServer:
         """A server with our identity, announced once it has started; `options` go to MeshServer."""
@@ -151,8 +157,8 @@ class Mesh:
                 "schedule": self.schedule,
                 "listen": self.settings.listen,
                 "service_name": str(self.id),
-                "records": self._recording.records,
-                "audit": self._recording.audit,
+                "trace_ratio": self.settings.trace_ratio,
+                **self._recording.for_servers,
                 "announce": self._announce,
                 "tokens": self._keys.tokens if self._keys else None,
                 "stopping": self.stopping,
@@ -182,7 +188,7 @@ class Mesh:
     def _to(self, name: str | None) -> grpc.aio.Channel:
         self._check_pid()
         hints = Hints(credentials=self.credentials, clock=self._tenure.clock)
-        return guarded(self._xds, explain=hints.explain, to=name)
+        return guarded(self._xds, explain=hints.explain, to=name, trace_ratio=self.settings.trace_ratio)
 
     def _dial(self) -> grpc.aio.Channel:
         return xds_channel(self._bootstrap(), self.credentials.value)

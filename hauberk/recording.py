@@ -2,14 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
+from hauberk.errors import SettingsError
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.metrics import Metrics
 from hauberk.interceptors.records import Records, Sink
 from hauberk.scrape import Scrape
 from hauberk.settings import Settings, parse_address
+
+if TYPE_CHECKING:
+    from hauberk.otlp import OtlpExporter
 
 
 class Recording:
@@ -19,7 +23,13 @@ class Recording:
     """
 
     def __init__(
-        self, service_name: str, *, access_log: bool, audit_dir: Path, metrics_listen: str | None
+        self,
+        service_name: str,
+        *,
+        access_log: bool,
+        audit_dir: Path,
+        metrics_listen: str | None,
+        otlp_endpoint: str | None = None,
     ) -> None:
         self.audit = AuditLog(audit_dir, service_name)
         sinks: list[Sink] = [self.audit]
@@ -29,7 +39,12 @@ class Recording:
         if metrics_listen is not None:
             metrics = Metrics()
             sinks.append(metrics)
+        self._otlp = None
+        if otlp_endpoint is not None:
+            self._otlp, spans = _exporting(otlp_endpoint, service_name)
+            sinks.append(spans)
         self.records = Records(sinks)
+        self.records.names_agents = self._otlp is not None
         self._scrape = None
         if metrics_listen is not None and metrics is not None:
             self._scrape = Scrape(parse_address(metrics_listen), metrics, self.records, self.audit)
@@ -42,10 +57,30 @@ class Recording:
             access_log=settings.access_log,
             audit_dir=settings.audit_dir or settings.state_dir / "audit",
             metrics_listen=settings.metrics_listen,
+            otlp_endpoint=settings.otlp_endpoint,
         )
+
+    @property
+    def for_servers(self) -> dict[str, Any]:
+        """What MeshServer takes of it."""
+        return {"records": self.records, "audit": self.audit}
 
     def close(self) -> None:
         if self._scrape is not None:
             self._scrape.close()
         self.records.close()
         self.audit.close()
+        if self._otlp is not None:
+            self._otlp.close()
+
+
+def _exporting(endpoint: str, service_name: str) -> "tuple[OtlpExporter, Sink]":
+    try:
+        from hauberk.interceptors.spans import Spans
+        from hauberk.otlp import OtlpExporter
+    except ImportError as error:
+        raise SettingsError(
+            "HAUBERK_OTLP_ENDPOINT needs opentelemetry-proto: install hauberk[telemetry]"
+        ) from error
+    spans = Spans()
+    return OtlpExporter(endpoint, spans, service_name=service_name), spans

@@ -72,6 +72,7 @@ class MeshServer(grpc.aio.Server):
         service_name: str,
         records: Records | None = None,
         audit: AuditLog | None = None,
+        trace_ratio: float = 1.0,
         announce: Announce | None = None,
         anonymous: bool = False,
         options: Iterable[Option] = (),
@@ -102,6 +103,7 @@ class MeshServer(grpc.aio.Server):
             trust_domain=credentials.value.svid.spiffe_id.trust_domain,
             records=records,
             audit=audit,
+            trace_ratio=trace_ratio,
             in_flight_per_peer=in_flight_per_peer,
             tokens=tokens,
         )

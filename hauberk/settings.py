@@ -52,6 +52,13 @@ class Settings:
     """A folder for the audit log; None: "audit" in `state_dir`. Several processes may share one."""
     metrics_listen: str | None = None
     """host:port where Prometheus may ask for metrics, of anybody and without TLS; None: nowhere."""
+    otlp_endpoint: str | None = None
+    """http://host:port of a collector that takes spans over gRPC; None: nowhere.
+
+    Where the environment does not say, OTEL_EXPORTER_OTLP_ENDPOINT is it; and OTEL_TRACES_SAMPLER the next.
+    """
+    trace_ratio: float = 1.0
+    """Of the traces that begin here: how many are sampled, 0 to 1. Others are as their caller says."""
     drain_seconds: float = 10.0
     """The longest that a stopping server waits for its calls."""
     token_issuers: Path | None = None
@@ -69,6 +76,7 @@ class Settings:
     def load(cls, env: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
         """The settings of this environment, `overrides` first. Raises SettingsError in one line."""
         given: dict[str, Any] = {}
+        given |= _of_opentelemetry(env)
         given |= _from_file(Path(env[CONFIG])) if env.get(CONFIG) else {}
         given |= _from_environment(env)
         for name, value in overrides.items():
@@ -218,6 +226,29 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _ratio(value: Any) -> float:
+    try:
+        ratio = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError("write a number, 0 to 1") from error
+    if isinstance(value, bool) or not 0 <= ratio <= 1:
+        raise ValueError("write a number, 0 to 1")
+    return ratio
+
+
+def _of_opentelemetry(env: Mapping[str, str]) -> dict[str, Any]:
+    """What OpenTelemetry's own variables say (OpenTelemetry Environment Variable Specification)."""
+    found: dict[str, Any] = {}
+    if endpoint := env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        found["otlp_endpoint"] = endpoint
+    sampler = env.get("OTEL_TRACES_SAMPLER", "").removeprefix("parentbased_")
+    if sampler == "always_off":
+        found["trace_ratio"] = 0.0
+    elif sampler == "traceidratio" and (ratio := env.get("OTEL_TRACES_SAMPLER_ARG")):
+        found["trace_ratio"] = _parsed("trace_ratio", ratio, "OTEL_TRACES_SAMPLER_ARG")
+    return found
+
+
 def _bytes(value: Any) -> int:
     found = _SIZE.fullmatch(str(value))
     if isinstance(value, bool) or found is None:
@@ -245,6 +276,8 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "access_log": _flag,
     "audit_dir": _path,
     "metrics_listen": _metrics_listen,
+    "otlp_endpoint": _text,
+    "trace_ratio": _ratio,
     "drain_seconds": _seconds,
     "token_issuers": _path,
     "memory_limit": _bytes,

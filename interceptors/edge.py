@@ -66,6 +66,7 @@ class Door:
         "memory_short",
         "records",
         "standing",
+        "trace_ratio",
         "unfit",
     )
 
@@ -80,6 +81,8 @@ class Door:
         self.standing = standing
         self.records = records
         self.first_message_s = first_message_s
+        self.trace_ratio = 1.0
+        """Of the calls that bring no trace: how many are sampled."""
         self.draining = False
         self.memory_short = False
         self._collected_at = 0.0
@@ -138,7 +141,7 @@ class Edge:
 
         One coroutine around another costs each call a microsecond or two: there are as few as can be read.
         """
-        call = _arrival(self._pipeline, context)
+        call = _arrival(self._pipeline, context, self._door.trace_ratio)
         enter_call(call)
         reason = None
         try:
@@ -243,14 +246,14 @@ async def _whole(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
     await asyncio.sleep(CUT_OFF_S)
 
 
-def _arrival(pipeline: Pipeline, context: Context) -> Call:
+def _arrival(pipeline: Pipeline, context: Context, trace_ratio: float) -> Call:
     details = arrived.get()
     metadata = tuple(details.invocation_metadata)
     return Call(
         method=details.method,
         policy=pipeline.policy,
         metadata=metadata,
-        trace=TraceContext.arriving(metadata),
+        trace=TraceContext.arriving(metadata, trace_ratio),
         started=time.monotonic(),
         time_left_s=context.time_remaining(),
         auth_context=context.auth_context(),

@@ -31,28 +31,39 @@ def told(error: BaseException, known: Iterable[str] = ()) -> str:
 
 
 def _told(error: BaseException, known: tuple[str, ...]) -> Iterator[str]:
+    found, more = _found(error)
+    frames = {id(one): list(_frames(one.__traceback__)) for _, one in found}
+    redacted = (value for each in frames.values() for value in _redacted(each))
+    secrets = {*known, *islice(redacted, _LOOKED_THROUGH)}  # one may tell what another's frames hold
+    for how, one in found:
+        yield f"{how}{_kind(one)}{_said(one, secrets)}"
+        for note in getattr(one, "__notes__", ())[:3]:
+            yield f"    note: {scrubbed(str(note), secrets)}"
+        yield from _places(frames[id(one)])
+    if more:
+        yield "  and more"
+
+
+def _found(error: BaseException) -> tuple[list[tuple[str, BaseException]], bool]:
+    """What is told, each with how it came to be; and whether there is more."""
+    found: list[tuple[str, BaseException]] = []
     waiting: list[tuple[str, BaseException]] = [("", error)]
     seen: set[int] = set()
     while waiting:
         how, one = waiting.pop()
         if id(one) in seen:
             continue
-        if len(seen) == _MOST:
-            yield f"  and {len(waiting) + 1} more"
-            return
+        if len(found) == _MOST:
+            return found, True
         seen.add(id(one))
-        frames = list(_frames(one.__traceback__))
-        secrets = {*known, *islice(_redacted(frames), _LOOKED_THROUGH)}
-        yield f"{how}{_kind(one)}{_said(one, secrets)}"
-        for note in getattr(one, "__notes__", ())[:3]:
-            yield f"    note: {scrubbed(str(note), secrets)}"
-        yield from _places(frames)
+        found.append((how, one))
         if isinstance(one, BaseExceptionGroup):
             waiting += [("  in it: ", each) for each in reversed(one.exceptions[: _MOST + 1])]
         if one.__cause__ is not None:
             waiting.append(("  caused by ", one.__cause__))
         elif one.__context__ is not None and not one.__suppress_context__:
             waiting.append(("  while handling ", one.__context__))
+    return found, False
 
 
 def _kind(error: BaseException) -> str:

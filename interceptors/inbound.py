@@ -38,6 +38,7 @@ class Guard(grpc.GenericRpcHandler):
         in_flight_per_peer: int = PER_PEER,
         records: Records | None = None,
         audit: AuditLog | None = None,
+        trace_ratio: float = 1.0,
         first_message_s: float = FIRST_MESSAGE_S,
         peer_check: PeerCheck | None = None,
         tokens: Tokens | None = None,
@@ -55,6 +56,7 @@ class Guard(grpc.GenericRpcHandler):
         if records is not None:
             records.serve(self.standing.calls)
         self._door = Door(self.in_flight, self.standing, records, first_message_s)
+        self._door.trace_ratio = trace_ratio
         self._methods: dict[str, RpcMethod] = {}
         self._largest_message = 0
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)

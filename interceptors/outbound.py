@@ -32,24 +32,31 @@ Deserializer = Callable[[bytes], Any] | None
 
 
 def guarded(
-    channel: grpc.aio.Channel, *, explain: Explain | None = None, to: str | None = None
+    channel: grpc.aio.Channel,
+    *,
+    explain: Explain | None = None,
+    to: str | None = None,
+    trace_ratio: float = 1.0,
 ) -> grpc.aio.Channel:
     """`channel` for stubs: each call inherits deadline and trace of the call being served.
 
     A call for which no time is left raises AioRpcError DEADLINE_EXCEEDED at once and is not sent. `explain`
-    turns an error into a hint, appended to its details; `to` names the workload every call is for. Closing
-    what is returned closes `channel`.
+    turns an error into a hint, appended to its details; `to` names the workload every call is for. A call of
+    no other begins a trace, sampled in `trace_ratio` of cases. Closing what is returned closes `channel`.
     """
-    return GuardedChannel(channel, explain, to)
+    return GuardedChannel(channel, explain, to, trace_ratio)
 
 
 class GuardedChannel(grpc.aio.Channel):
     """Makes guarded calls over another channel; everything else is that channel's."""
 
-    def __init__(self, channel: grpc.aio.Channel, explain: Explain | None, to: str | None) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, explain: Explain | None, to: str | None, trace_ratio: float
+    ) -> None:
         self._channel: Any = channel  # the stubs of grpc do not know _registered_method
         self._explain = explain
         self._to = to
+        self._trace_ratio = trace_ratio
 
     def unary_unary(
         self,
@@ -61,7 +68,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.unary_unary(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _UnaryUnary(inner, UnaryUnary, self._explain, self._to, method)
+        return _UnaryUnary(inner, UnaryUnary, self._explain, self._to, method, self._trace_ratio)
 
     def unary_stream(
         self,
@@ -73,7 +80,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.unary_stream(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _UnaryStream(inner, UnaryStream, self._explain, self._to, method)
+        return _UnaryStream(inner, UnaryStream, self._explain, self._to, method, self._trace_ratio)
 
     def stream_unary(
         self,
@@ -85,7 +92,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.stream_unary(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _StreamUnary(inner, StreamUnary, self._explain, self._to, method)
+        return _StreamUnary(inner, StreamUnary, self._explain, self._to, method, self._trace_ratio)
 
     def stream_stream(
         self,
@@ -97,7 +104,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.stream_stream(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _StreamStream(inner, StreamStream, self._explain, self._to, method)
+        return _StreamStream(inner, StreamStream, self._explain, self._to, method, self._trace_ratio)
 
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)
@@ -134,19 +141,21 @@ class _MultiCallable:
         explain: Explain | None,
         to: str | None,
         method: str,
+        trace_ratio: float,
     ) -> None:
         self._contract = method[1:].rpartition("/")[0]
         self._inner = inner
         self._shape = shape
         self._explain = explain
         self._to = to
+        self._trace_ratio = trace_ratio
 
     def _leave(
         self, request: Any, timeout: float | None, metadata: MetadataLike | None, options: Mapping[str, Any]
     ) -> Any:
         """Raises AioRpcError DEADLINE_EXCEEDED, with nothing sent, if no time is left."""
         contract = None if options.get("credentials") else self._contract
-        left, leaving = departure(timeout, metadata, self._to, contract)
+        left, leaving = departure(timeout, metadata, self._to, contract, self._trace_ratio)
         return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
 
 
@@ -196,15 +205,19 @@ class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any])
 
 
 def departure(
-    timeout: float | None, metadata: MetadataLike | None, to: str | None, contract: str | None
+    timeout: float | None,
+    metadata: MetadataLike | None,
+    to: str | None,
+    contract: str | None,
+    trace_ratio: float = 1.0,
 ) -> tuple[float | None, tuple[tuple[str, str | bytes], ...]]:
     """The seconds and the metadata that a call leaves with, from within the call being served.
 
-    The token of that one goes along where its policy passes it on to `contract`; None: to nobody. Raises
-    AioRpcError DEADLINE_EXCEEDED if no time is left.
+    The token of that one goes along where its policy passes it on to `contract`; None: to nobody. A new
+    trace is sampled in `trace_ratio` of cases. Raises AioRpcError DEADLINE_EXCEEDED if no time is left.
     """
     call = current_call()
-    trace = TraceContext.new() if call is None else call.trace
+    trace = TraceContext.new(trace_ratio) if call is None else call.trace
     try:
         left = budget(timeout, None if call is None else call.deadline, time.monotonic())
     except Refused as refused:

@@ -73,12 +73,15 @@ class BlockingChannel(grpc.Channel):
         explain: Explain | None = None,
         to: str | None = None,
         streaming: Streaming | None = None,
+        *,
+        trace_ratio: float = 1.0,
     ) -> None:
         """`explain` turns an error into a hint; `to` names the workload every call is for."""
         self.pick = pick
         self.explain = explain
         self.to = to
         self.streaming = streaming
+        self.trace_ratio = trace_ratio
 
     def unary_unary(self, *method: Any, **how: Any) -> Any:
         return _OneReply(self, "unary_unary", method, how)
@@ -133,7 +136,9 @@ class _Method:
     def _leaving(self, timeout: float | None, metadata: Any, options: dict[str, Any]) -> dict[str, Any]:
         try:
             contract = None if options.get("credentials") else self._contract
-            left, leaving = departure(timeout, metadata, self._channel.to, contract)
+            left, leaving = departure(
+                timeout, metadata, self._channel.to, contract, self._channel.trace_ratio
+            )
         except AioRpcError as refused:
             raise RpcFailed(refused) from None
         return {**options, "timeout": left, "metadata": leaving}

@@ -54,6 +54,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     reason: str | None
     received: int
     sent: int
+    user_agent: str | None = None
+    """What a sampled call's caller says it is."""
 
 
 class Sink(Protocol):
@@ -85,6 +87,8 @@ class Records:
         self._counting = threading.Lock()
         self._told = (0, 0)
         self._told_at = -_TELL_S
+        self.names_agents = False
+        """Whether what writes needs `user_agent`."""
         self.dropped = 0
         """Records that found the queue full."""
         self.failed = 0
@@ -111,6 +115,7 @@ class Records:
                 reason,
                 call.received,
                 call.sent,
+                _user_agent(call) if self.names_agents and call.trace.sampled else None,
             )
         )
         if not self._awake:
@@ -203,3 +208,10 @@ class Records:
         dropped, failed = self.dropped - self._told[0], self.failed - self._told[1]
         self._told, self._told_at = (self.dropped, self.failed), now
         _log.warning("records of calls were lost: %d found no room, %d could not be written", dropped, failed)
+
+
+def _user_agent(call: Call) -> str | None:
+    for key, value in call.metadata:
+        if key == "user-agent":
+            return value[:256] if isinstance(value, str) else None
+    return None

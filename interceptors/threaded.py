@@ -81,7 +81,7 @@ class Served(Call):
             method=edge.method,
             policy=edge.pipeline.policy,
             metadata=metadata,
-            trace=TraceContext.arriving(metadata),
+            trace=TraceContext.arriving(metadata, edge.door.trace_ratio),
             started=time.monotonic(),
             time_left_s=exchange.time_left_s(),
             auth_context=exchange.auth_context(),

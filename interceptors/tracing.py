@@ -26,9 +26,14 @@ class TraceContext:
     sampled: bool = True
 
     @classmethod
-    def new(cls) -> Self:
-        """The first span of a new trace."""
-        return cls(trace_id=f"{_random.getrandbits(128) or 1:032x}", span_id=_span_id())
+    def new(cls, ratio: float = 1.0) -> Self:
+        """The first span of a new trace, sampled in `ratio` of cases, by the trace id alone.
+
+        Source: OpenTelemetry SDK, "TraceIdRatioBased": its lower half against that part of the range.
+        """
+        trace_id = f"{_random.getrandbits(128) or 1:032x}"
+        sampled = ratio >= 1.0 or int(trace_id[16:], 16) < ratio * 2**64
+        return cls(trace_id=trace_id, span_id=_span_id(), sampled=sampled)
 
     @classmethod
     def parse(cls, header: str) -> Self | None:
@@ -43,15 +48,17 @@ class TraceContext:
         return cls(trace_id=trace_id, span_id=span_id, sampled=sampled)
 
     @classmethod
-    def arriving(cls, metadata: "tuple[tuple[str, str | bytes], ...]") -> Self:
+    def arriving(cls, metadata: "tuple[tuple[str, str | bytes], ...]", ratio: float = 1.0) -> Self:
         """The span of a call that came with `metadata`: the caller's child, or the first of a new trace.
+
+        A child is sampled where its parent is, a first one in `ratio` of cases.
 
         An unreadable header, or a second one, is as good as none (section 4.2): tracing refuses no call.
         """
         headers = [value for key, value in metadata if key == TRACEPARENT]
         read = _read(headers[0]) if len(headers) == 1 and isinstance(headers[0], str) else None
         if read is None:
-            return cls.new()
+            return cls.new(ratio)
         trace_id, parent_id, sampled = read
         return cls(trace_id=trace_id, span_id=_span_id(), parent_id=parent_id, sampled=sampled)
 

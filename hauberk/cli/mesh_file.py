@@ -29,6 +29,8 @@ OPERATOR = "operators/local"
 """Whom `hauberk up` joins as; every command speaks as it."""
 
 _SERVICE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+_WORKLOADS_OWN = frozenset({"HAUBERK_METRICS_LISTEN", "HAUBERK_AUDIT_DIR"})
+"""Settings that `hauberk up` leaves to a workload's env."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _HOST_PORT = re.compile(r"([^\s:/]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)", re.ASCII)
@@ -233,7 +235,8 @@ class _Check:
         for variable in env:
             if not _VARIABLE.fullmatch(variable):
                 self._refuse(at, f"env: not a variable's name: {variable!r:.40}", "rename it")
-            if variable.startswith("HAUBERK_") or variable == "GRPC_SSL_CIPHER_SUITES":
+            ours = variable.startswith("HAUBERK_") and variable not in _WORKLOADS_OWN
+            if ours or variable == "GRPC_SSL_CIPHER_SUITES":
                 self._refuse(at, f"env: {variable} is set by hauberk up itself", "remove it")
 
     def _name(self, at: str, name: str, trust_domain: str) -> None:

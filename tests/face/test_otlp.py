@@ -1,0 +1,152 @@
+"""Spans on their way to a collector: a real one's interface, served here over gRPC."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service_grpc
+
+from hauberk.errors import SettingsError
+from hauberk.interceptors.spans import Spans
+from hauberk.otlp import OtlpExporter
+from hauberk.protos.shop.catalog.v1 import catalog_pb2_grpc
+from hauberk.settings import Settings
+from tests.face.control import Catalog, Control, get_product
+from tests.interceptors.test_access_log import record
+
+
+class Collector(service_grpc.TraceServiceServicer):
+    """Keeps what it is sent; fails the first `failures` times."""
+
+    def __init__(self) -> None:
+        self.requests: list[service_pb2.ExportTraceServiceRequest] = []
+        self.headers: list[tuple[str, Any]] = []
+        self.failures = 0
+        self.endpoint = ""
+        self._came = threading.Condition()
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
+        if self.failures:
+            self.failures -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "canary")
+        with self._came:
+            self.requests.append(request)
+            self.headers += [(key, value) for key, value in context.invocation_metadata()]
+            self._came.notify_all()
+        return service_pb2.ExportTraceServiceResponse()
+
+    @property
+    def spans(self) -> list[Any]:
+        return [
+            span
+            for request in self.requests
+            for of_resource in request.resource_spans
+            for scope in of_resource.scope_spans
+            for span in scope.spans
+        ]
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    server = grpc.server(ThreadPoolExecutor(2))
+    service_grpc.add_TraceServiceServicer_to_server(made, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    made.endpoint = f"http://127.0.0.1:{port}"
+    yield made
+    server.stop(0).wait()
+
+
+def gathered(count: int) -> Spans:
+    spans = Spans()
+    for _ in range(count):
+        spans.take(record(), 0.0)
+    spans.settle()
+    return spans
+
+
+def test_all_spans_arrive_with_resource_and_headers(collector: Collector) -> None:
+    environment = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20x, tenant=shop"}
+    exporter = OtlpExporter(
+        collector.endpoint, gathered(1300), service_name="spiffe://a.test/b", environment=environment
+    )
+    exporter.close()
+    assert len(collector.spans) == 1300
+    assert [len(each.resource_spans[0].scope_spans[0].spans) for each in collector.requests] == [
+        512,
+        512,
+        276,
+    ]
+    (name,) = collector.requests[0].resource_spans[0].resource.attributes
+    assert (name.key, name.value.string_value) == ("service.name", "spiffe://a.test/b")
+    assert {("authorization", "Bearer x"), ("tenant", "shop")} <= set(collector.headers)
+
+
+def test_one_failure_loses_nothing_and_two_are_counted_and_told(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.failures = 1
+    spans = gathered(3)
+    OtlpExporter(collector.endpoint, spans, service_name="me").close()
+    assert (len(collector.spans), spans.dropped) == (3, 0)
+    collector.failures = 2
+    spans = gathered(3)
+    OtlpExporter(collector.endpoint, spans, service_name="me").close()
+    assert (len(collector.spans), spans.dropped) == (3, 3)
+    assert "takes no spans: UNAVAILABLE" in caplog.text
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:4317", "ftp://a:1", "http://", "http://me:canary@a:1", "http://a/v1"]
+)
+def test_endpoint_that_is_none_is_refused_without_its_secrets(endpoint: str) -> None:
+    with pytest.raises(SettingsError, match="is not http://host:port") as caught:
+        OtlpExporter(endpoint, Spans(), service_name="me")
+    assert "canary" not in str(caught.value)
+
+
+async def test_calls_of_a_joined_process_arrive_as_one_trace(control: Control, collector: Collector) -> None:
+    async with (
+        control.join("catalog", otlp_endpoint=collector.endpoint) as catalog,
+        control.join("gateway") as gateway,
+    ):
+        server = catalog.server()
+        catalog_pb2_grpc.add_CatalogServicer_to_server(Catalog(), server)  # type: ignore[abstract]
+        await server.start()
+        for _ in range(5):
+            await get_product(gateway)
+    names = [span.name for span in collector.spans if "Catalog" in span.name]
+    assert names == ["/shop.catalog.v1.Catalog/GetProduct"] * 5
+    resource = collector.requests[0].resource_spans[0].resource.attributes[0].value.string_value
+    assert resource.endswith("/catalog")
+
+
+@pytest.mark.parametrize(
+    ("env", "endpoint", "ratio"),
+    [
+        ({}, None, 1.0),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1"}, "http://a:1", 1.0),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1", "HAUBERK_OTLP_ENDPOINT": "http://b:1"},
+            "http://b:1",
+            1.0,
+        ),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}, None, 0.1),
+        ({"OTEL_TRACES_SAMPLER": "always_off"}, None, 0.0),
+        ({"OTEL_TRACES_SAMPLER": "always_off", "HAUBERK_TRACE_RATIO": "0.5"}, None, 0.5),
+    ],
+)
+def test_settings_heed_the_names_of_opentelemetry(
+    env: dict[str, str], endpoint: str | None, ratio: float
+) -> None:
+    settings = Settings.load(
+        env, name="a", state_dir=Path("x"), enrolment="127.0.0.1:1", roots=Path("roots.pem")
+    )
+    assert (settings.otlp_endpoint, settings.trace_ratio) == (endpoint, ratio)
