@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import uvloop
 
 from scripts.bench import ads, report
 from scripts.bench.calls import STREAM_32, UNARY_1, UNARY_32, Variant, measure
+from scripts.bench.envoy import sidecars
 from scripts.bench.load import Shape
 from scripts.bench.measures import Table
 from scripts.bench.processes import CLIENT_CORE, Void, bind_to
@@ -89,8 +91,10 @@ def run(rounds: int, only: list[str]) -> Table:
     ]
     with tempfile.TemporaryDirectory(prefix="hauberk-bench-") as name:
         folder = Path(name)
-        tokens, _ = issue(folder)
-        return uvloop.run(measure(variants, SHAPES, rounds, folder, tokens, told=progress))
+        tokens, jwks = issue(folder)
+        pair = partial(sidecars, report.SIDECARS, tokens, jwks)
+        others = [pair] if not only or any(part in report.SIDECARS for part in only) else []
+        return uvloop.run(measure(variants, SHAPES, rounds, folder, tokens, others, progress))
 
 
 def progress(what: str) -> None:
