@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from scripts.bench import ads, report
+from scripts.bench import ads, document, report
 from scripts.bench.calls import STREAM_32, UNARY_1, UNARY_32, Variant, measure
 from scripts.bench.envoy import sidecars
 from scripts.bench.load import Shape
@@ -53,6 +53,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="another number of rounds")
     parser.add_argument("--only", default="", help="these variants, beside bare ones: substrings, by commas")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
+    parser.add_argument("--write", action="store_true", help="replace docs/performance.md and its picture")
     given = parser.parse_args()
     told: list[str] = [report.machine()]
     extra: dict[str, Any] = {}
@@ -72,6 +73,8 @@ def main() -> int:
         made = report.figures(table, rounds)
         told += [report.plain(report.rows(table)), report.promises(made)]
         failed = failed or bool(made.missed)
+        if given.write:
+            document.write(table, made)
         if given.json:
             told = [report.line(made, extra)]
     elif given.json:
