@@ -82,7 +82,7 @@ async def test_without_cores_inner_parts_the_public_server_serves(
 ) -> None:
     """Another grpcio may have them by other names."""
     with monkeypatch.context() as other:
-        other.delattr(cygrpc, "_handle_rpc")
+        other.delattr(cygrpc, "_ServicerContext")
         await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
     assert "malformed path" in caplog.text
     assert type(stage.server).__module__ == "grpc.aio._server"
