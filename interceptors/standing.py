@@ -4,7 +4,7 @@ Core ends no call because its certificate has ended, was revoked or has lost its
 are looked through at each change of trust, and every second for certificates that have ended: one timer and
 one subscription for all of them, and only while there are any. Nor does core know a contract's deadlines.
 Another timer, for all of them too, rings at the first one: it is set anew when a call comes that has less
-time, and when it has rung. What a call pays is its place in a dictionary; a timer of its own costs thrice that.
+time, and when it has rung. What a call pays is its place in a dictionary: a timer of its own is dearer.
 """
 
 import asyncio
