@@ -12,6 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from hauberk.certs.watch import Watch
@@ -50,7 +51,7 @@ class Standing:
         if self._tick is None:
             loop = asyncio.get_running_loop()
             self._unsubscribe = self._trust.subscribe(lambda _: _soon(loop, self._trust_changed))
-            self._tick = loop.call_later(SWEEP_S, self._ticked)
+            self._tick = loop.call_later(SWEEP_S, self._ticked, context=Context())
         if call.deadline is not None and call.deadline.at < self._rings_at:
             self._ring(call.deadline.at)
 
@@ -89,12 +90,15 @@ class Standing:
         self._tick = asyncio.get_running_loop().call_later(SWEEP_S, self._ticked)
 
     def _ring(self, at: float) -> None:
-        """Look for deadlines that have passed at `at`, and not before: loops round to milliseconds."""
+        """Look for deadlines that have passed at `at`, and not before: loops round to milliseconds.
+
+        In no call's context, which would keep that call until then.
+        """
         if self._alarm is not None:
             self._alarm.cancel()
         self._rings_at = at
         delay = max(0.0, at - time.monotonic()) + 0.001
-        self._alarm = asyncio.get_running_loop().call_later(delay, self._rang)
+        self._alarm = asyncio.get_running_loop().call_later(delay, self._rang, context=Context())
 
     def _rang(self) -> None:
         self._alarm, self._rings_at = None, math.inf
