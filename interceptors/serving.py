@@ -36,6 +36,14 @@ KEPT_S = 0.25
 """After the last of our calls, how long core may take to end what is left: callers that are told the
 connection ends have to say that they heard.
 """
+_PARTS = (
+    "_finish_handler_with_stream_responses",
+    "_finish_handler_with_unary_response",
+    "_MessageReceiver",
+    "_schedule_rpc_coro",
+    "_ServicerContext",
+)
+"""What of core's own way to serve a call is used."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +62,7 @@ def guarded_server(guard: Guard, options: Sequence[Option] = ()) -> grpc.aio.Ser
 
 def _check_reach() -> None:
     """Raise AttributeError if this grpcio is not built as we need it; nothing of it is made before."""
-    for part in ("_handle_rpc", "_schedule_rpc_coro"):
+    for part in _PARTS:
         getattr(cygrpc, part)
     for part in ("_request_call", "_request_registered_call", "_make_request_call_future"):
         getattr(cygrpc.AioServer, part)
@@ -66,12 +74,9 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
     def __init__(self, guard: Guard, options: Sequence[Option]) -> None:
         self._guard = guard
         self._rpcs: set[asyncio.Task[None]] = set()
+        self._own_loop = asyncio.get_running_loop()
         self._begun = 0
-        super().__init__(asyncio.get_running_loop(), None, (), (), tuple(options), None)
-
-    def resolve_handler(self, details: grpc.HandlerCallDetails) -> Any:
-        """The method for these details, as core's own resolver would say."""
-        return self._guard.service(details)
+        super().__init__(self._own_loop, None, (), (), tuple(options), None)
 
     async def _request_call(self) -> None:
         """Accept calls to methods that are not registered; ends only with the server, by raising."""
@@ -85,12 +90,33 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
             self._begin(path, await super()._request_registered_call(method))
 
     def _begin(self, path: str, state: Any) -> None:
-        loop = asyncio.get_running_loop()
-        rpc = cygrpc._handle_rpc(path, self, (), state, loop, False)
-        task = loop.create_task(cygrpc._schedule_rpc_coro(rpc, state, loop, path))
+        loop = self._own_loop
+        task = loop.create_task(cygrpc._schedule_rpc_coro(self._serve(path, state), state, loop, path))
         self._begun += 1
         self._rpcs.add(task)
         task.add_done_callback(self._rpcs.discard)
+
+    async def _serve(self, path: str, state: Any) -> None:
+        """Run one call, as core would for a method that takes a stream of requests, which all of ours do.
+
+        Core's own way there leaves the headers of each call in a circle of references, until the garbage
+        collector comes by.
+        """
+        details = _Details(path)
+        method = self._guard.service(details)
+        context = cygrpc._ServicerContext(
+            state, method.request_deserializer, method.response_serializer, self._own_loop
+        )
+        details.invocation_metadata = context.invocation_metadata()
+        requests = cygrpc._MessageReceiver(context)
+        if method.response_streaming:
+            await cygrpc._finish_handler_with_stream_responses(
+                state, method.stream_stream, requests, context, self._own_loop
+            )
+        else:
+            await cygrpc._finish_handler_with_unary_response(
+                state, method.stream_unary, requests, context, method.response_serializer, self._own_loop
+            )
 
     async def idle(self, seconds: float) -> None:
         """Return when for so long no call has been begun or served."""
@@ -100,6 +126,14 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
                 await asyncio.wait(self._rpcs)
             before = self._begun
             await asyncio.sleep(seconds)
+
+
+class _Details(grpc.HandlerCallDetails):
+    """What core tells of a call before it is served."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()
 
 
 class _Server(grpc.aio._server.Server):  # type: ignore[name-defined, misc]

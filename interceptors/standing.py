@@ -4,7 +4,7 @@ Core ends no call because its certificate has ended, was revoked or has lost its
 are looked through at each change of trust, and every second for certificates that have ended: one timer and
 one subscription for all of them, and only while there are any. Nor does core know a contract's deadlines.
 Another timer, for all of them too, rings at the first one: it is set anew when a call comes that has less
-time, and when it has rung. A call pays with a place in a dictionary; a timer of its own costs thrice that.
+time, and when it has rung. What a call pays is its place in a dictionary: a timer of its own is dearer.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from hauberk.certs.watch import Watch
@@ -51,7 +52,7 @@ class Standing:
         if self._tick is None:
             loop = asyncio.get_running_loop()
             self._unsubscribe = self._trust.subscribe(lambda _: _soon(loop, self._trust_changed))
-            self._tick = loop.call_later(SWEEP_S, self._ticked)
+            self._tick = loop.call_later(SWEEP_S, self._ticked, context=Context())
         if call.deadline is not None and call.deadline.at < self._rings_at:
             self._ring(call.deadline.at)
 
@@ -101,12 +102,15 @@ class Standing:
         self._tick = asyncio.get_running_loop().call_later(SWEEP_S, self._ticked)
 
     def _ring(self, at: float) -> None:
-        """Look for deadlines that have passed at `at`, and not before: loops round to milliseconds."""
+        """Look for deadlines that have passed at `at`, and not before: loops round to milliseconds.
+
+        In no call's context, which would keep that call until then.
+        """
         if self._alarm is not None:
             self._alarm.cancel()
         self._rings_at = at
         delay = max(0.0, at - time.monotonic()) + 0.001
-        self._alarm = asyncio.get_running_loop().call_later(delay, self._rang)
+        self._alarm = asyncio.get_running_loop().call_later(delay, self._rang, context=Context())
 
     def _rang(self) -> None:
         self._alarm, self._rings_at = None, math.inf

@@ -10,13 +10,15 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from scripts.bench import ads, report
+from scripts.bench import ads, document, report
 from scripts.bench.calls import STREAM_32, UNARY_1, UNARY_32, Variant, measure
+from scripts.bench.envoy import sidecars
 from scripts.bench.load import Shape
 from scripts.bench.measures import Table
 from scripts.bench.processes import CLIENT_CORE, Void, bind_to
@@ -51,6 +53,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="another number of rounds")
     parser.add_argument("--only", default="", help="these variants, beside bare ones: substrings, by commas")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
+    parser.add_argument("--write", action="store_true", help="replace docs/performance.md and its picture")
     given = parser.parse_args()
     told: list[str] = [report.machine()]
     extra: dict[str, Any] = {}
@@ -70,6 +73,8 @@ def main() -> int:
         made = report.figures(table, rounds)
         told += [report.plain(report.rows(table)), report.promises(made)]
         failed = failed or bool(made.missed)
+        if given.write:
+            document.write(table, made)
         if given.json:
             told = [report.line(made, extra)]
     elif given.json:
@@ -89,8 +94,10 @@ def run(rounds: int, only: list[str]) -> Table:
     ]
     with tempfile.TemporaryDirectory(prefix="hauberk-bench-") as name:
         folder = Path(name)
-        tokens, _ = issue(folder)
-        return uvloop.run(measure(variants, SHAPES, rounds, folder, tokens, told=progress))
+        tokens, jwks = issue(folder)
+        pair = partial(sidecars, report.SIDECARS, tokens, jwks)
+        others = [pair] if not only or any(part in report.SIDECARS for part in only) else []
+        return uvloop.run(measure(variants, SHAPES, rounds, folder, tokens, others, progress))
 
 
 def progress(what: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,7 @@ class Headers:
         trace = (("traceparent", f"00-{digits[:32]}-{digits[32:]}-0{int(sampled)}"),) if self._trace else ()
         return (
             ("authorization", f"Bearer {self._tokens[bits % len(self._tokens)]}"),
-            ("x-request-id", digits[:32]),
+            ("x-request-id", str(uuid.UUID(int=bits & (1 << 128) - 1, version=4))),
             *trace,
             *self._budget,
         )

@@ -1,6 +1,7 @@
 """The processes that are measured: begun, bound to a core, their CPU read to the nanosecond, ended."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -80,6 +81,20 @@ def address_of(process: Process, folder: Path) -> str:
             raise Void(f"{process.name} does not listen, see {process.log}")
         time.sleep(0.02)
     return said.read_text("utf-8")
+
+
+def await_port(process: Process, port: int) -> None:
+    """Wait until `process` listens there."""
+    ends_at = time.monotonic() + START_S
+    while True:
+        process.cpu_ns()  # raises if it has ended
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError as error:
+            if time.monotonic() > ends_at:
+                raise Void(f"{process.name} does not listen, see {process.log}") from error
+        time.sleep(0.05)
 
 
 def bind_to(core: int) -> None:

@@ -1,6 +1,7 @@
 """The server around the guard: it starts, stops and drains as grpc.aio's own does."""
 
 import asyncio
+import gc
 import threading
 import time
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from grpc.aio import AioRpcError
 
+from hauberk.interceptors.call import Call
 from hauberk.interceptors.serving import KEPT_S, guarded_server
 from tests.interceptors.raw_http2 import Ended, Raw, RawConnection, Trailers, message
 from tests.interceptors.stage import Shape, Stage, begin, call, echo, path, policy
@@ -132,7 +134,7 @@ async def test_without_cores_inner_parts_the_public_server_serves(
 ) -> None:
     """Another grpcio may have them by other names."""
     with monkeypatch.context() as other:
-        other.delattr(cygrpc, "_handle_rpc")
+        other.delattr(cygrpc, "_ServicerContext")
         await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
     assert "malformed path" in caplog.text
     assert type(stage.server).__module__ == "grpc.aio._server"
@@ -141,3 +143,26 @@ async def test_without_cores_inner_parts_the_public_server_serves(
         with pytest.raises(AioRpcError) as caught:
             await call(stage.channel("stranger"), shape, name)
         assert caught.value.code() is grpc.StatusCode[code]
+
+
+async def test_a_call_leaves_nothing_for_the_garbage_collector(stage: Stage, shape: Shape) -> None:
+    """What it brought would stay until the collector comes by, up to 16 MiB of headers a call."""
+    await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
+    channel = stage.channel("gateway")
+    await call(channel, shape)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await call(channel, shape, metadata=(("x-left", "here"),))
+        await stage.records(4)
+        await asyncio.sleep(0.1)
+        left = [found for found in gc.get_objects() if isinstance(found, Call) or _is_header(found, "x-left")]
+        assert left == []
+    finally:
+        gc.enable()
+
+
+def _is_header(found: object, key: str) -> bool:
+    """Whether it is a header as core hands it to a server."""
+    return type(found).__name__ == "_Metadatum" and found[0] == key  # type: ignore[index]

@@ -43,6 +43,18 @@ def test_the_development_lock_fits_everything_the_project_asks_for() -> None:
     assert unmet(project["dependencies"] + extras + pyproject()["dependency-groups"]["dev"], "dev.txt") == []
 
 
+def test_the_lock_of_the_benchmarks_fits_what_they_ask_for() -> None:
+    project = pyproject()
+    assert (
+        unmet(project["project"]["dependencies"] + project["dependency-groups"]["bench"], "bench.txt") == []
+    )
+
+
+def test_benchmarks_measure_exactly_what_is_shipped() -> None:
+    shipped, measured = pins("runtime.txt"), pins("bench.txt")
+    assert shipped == {name: measured.get(name) for name in shipped}
+
+
 def test_developers_run_exactly_what_is_shipped() -> None:
     shipped, developed = pins("runtime.txt"), pins("dev.txt")
     assert shipped == {name: developed.get(name) for name in shipped}
