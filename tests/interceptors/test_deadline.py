@@ -34,13 +34,13 @@ def test_rule_that_asks_nothing_bounds_nothing() -> None:
 def test_no_call_lasts_longer_than_caller_or_contract_say(
     caller_s: float | None, default_s: float | None, max_s: float | None
 ) -> None:
-    assume(default_s is None or max_s is None or default_s <= max_s)
+    assume(default_s is None or max_s is None or default_s <= max_s)  # no contract may say otherwise
     admitted = admit(caller_s, DeadlineRule(default_s=default_s, max_s=max_s), NOW)
     if caller_s is None and default_s is None and max_s is None:
         assert admitted is None
         return
     assert admitted is not None
-    for limit in (caller_s, max_s if caller_s is not None or default_s is None else None):
+    for limit in (caller_s, max_s):
         assert limit is None or admitted.at <= NOW + limit
     assert admitted.at > NOW
 
