@@ -12,6 +12,7 @@ from hauberk.interceptors.demands import Priority, QuotaRule, TokenRule
 from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.policy import policies_of
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
+from tests.interceptors.broken import valid
 from tests.interceptors.stage import (
     SERVICE,
     Behaviour,
@@ -146,6 +147,6 @@ async def test_method_left_to_the_generated_class_answers_unimplemented(stage: S
     order = await stub.GetOrder(orders_pb2.GetOrderRequest(order_id="o-1"))
     assert order.order_id == "o-1"
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.PlaceOrder(orders_pb2.PlaceOrderRequest(), timeout=5)
+        await stub.PlaceOrder(valid(orders_pb2.PlaceOrderRequest.DESCRIPTOR), timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert info(caught.value).reason == "METHOD_NOT_IMPLEMENTED"
