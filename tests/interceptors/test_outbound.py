@@ -281,8 +281,8 @@ async def test_generated_stubs_take_the_channel(stage: Stage) -> None:
     guard.add(service.full_name, methods, policies_of(service))
     await stage.start(guard)
     stub = catalog_pb2_grpc.CatalogStub(stage.guarded("gateway"))
-    product = await stub.GetProduct(request=catalog_pb2.GetProductRequest(sku="b-7"), timeout=5)
-    assert product.sku == "b-7"
+    product = await stub.GetProduct(request=catalog_pb2.GetProductRequest(sku="B-7"), timeout=5)
+    assert product.sku == "B-7"
     none: Iterator[catalog_pb2.ImportProductsRequest] = iter(())
     with pytest.raises(AioRpcError) as caught:
         await stub.ImportProducts(request_iterator=none, timeout=5)
@@ -313,7 +313,7 @@ async def test_reply_of_another_type_is_named_beside_the_one_promised(
     await stage.start(guard)
     stub = catalog_pb2_grpc.CatalogStub(stage.guarded("gateway"))
     with pytest.raises(AioRpcError) as caught:
-        await stub.GetProduct(request=catalog_pb2.GetProductRequest(sku="b-7"), timeout=5)
+        await stub.GetProduct(request=catalog_pb2.GetProductRequest(sku="B-7"), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     said = f"/shop.catalog.v1.Catalog/GetProduct returned {named}, its contract says shop.catalog.v1.Product"
     assert said in caplog.text
