@@ -9,19 +9,14 @@ from hauberk.cli.options import json_option, print_json
 
 
 @click.command(
-    "protos",
-    epilog="""Examples:
-
-    \b
-    protoc -I . -I "$(hauberk protos)" --python_out=. my/service.proto
-    protoc -I . -I "$(hauberk protos)" -I "$(hauberk protos)/third_party" --python_out=. \\
-        my/service_with_rules.proto buf/validate/validate.proto""",
+    "protos", epilog='Example:  protoc -I . -I "$(hauberk protos)" --python_out=. my/service.proto'
 )
 @json_option
 def command(as_json: bool) -> None:
     """Print the include path for protoc: the folder under which hauberk/policy/v1/policy.proto lies.
 
-    The options for rules (buf/validate/validate.proto) lie under third_party in it.
+    A contract with rules needs its folder third_party too, and the stub of what it imports from there:
+    add -I "$(hauberk protos)/third_party", and buf/validate/validate.proto to the files.
     """
     folder = (Path(hauberk.__file__).parent / "protos").resolve()
     if as_json:
