@@ -23,7 +23,7 @@ from hauberk.interceptors.outgoing import (
     UnaryStream,
     UnaryUnary,
 )
-from hauberk.interceptors.tracing import TRACEPARENT, TraceContext
+from hauberk.interceptors.tracing import TRACEPARENT, TRACESTATE, TraceContext, carried
 
 MetadataLike = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
 Serializer = Callable[[Any], bytes] | None
@@ -157,7 +157,8 @@ class _MultiCallable:
             left = budget(timeout, None if call is None else call.deadline, time.monotonic())
         except Refused as refused:
             raise rpc_error(refused, trace.trace_id) from None
-        leaving = _leaving(metadata or (), trace, self._to, left)
+        on = [] if call is None else carried(call.metadata, call.trace)
+        leaving = _leaving(metadata or (), trace, on, self._to, left)
         return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
 
 
@@ -207,14 +208,23 @@ class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any])
 
 
 def _leaving(
-    metadata: MetadataLike, trace: TraceContext, to: str | None, left_s: float | None
+    metadata: MetadataLike,
+    trace: TraceContext,
+    on: Sequence[tuple[str, str]],
+    to: str | None,
+    left_s: float | None,
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """The caller's own metadata, and ours. A traceparent it set itself stays; a workload or budget it named
-    does not.
+    """The caller's own metadata, and ours: trace, what is carried `on` with it, workload and budget.
+
+    Of the trace, what the caller set itself stays; a workload or budget it named does not.
     """
     leaving = [pair for pair in metadata if pair[0] != BUDGET and (to is None or pair[0] != TO)]
-    if all(key != TRACEPARENT for key, _ in leaving):
+    own = {key for key, _ in leaving}
+    if TRACEPARENT not in own:
         leaving.append((TRACEPARENT, trace.header()))
+    else:
+        own.add(TRACESTATE)
+    leaving += [pair for pair in on if pair[0] not in own]
     if to is not None:
         leaving.append((TO, to))
     if left_s is not None and left_s <= LONGEST_BUDGET_S:
