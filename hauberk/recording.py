@@ -43,6 +43,8 @@ class Recording:
         if otlp_endpoint is not None:
             self._otlp, spans = _exporting(otlp_endpoint, service_name)
             sinks.append(spans)
+        if self._otlp is not None or "opentelemetry.context" in sys.modules:
+            _bridge()
         self.records = Records(sinks)
         self.records.names_agents = self._otlp is not None
         self._scrape = None
@@ -72,6 +74,13 @@ class Recording:
         self.audit.close()
         if self._otlp is not None:
             self._otlp.close()
+
+
+def _bridge() -> None:
+    """Of use only to a program that uses OpenTelemetry: then it can be imported."""
+    from hauberk.interceptors.bridge import install
+
+    install()
 
 
 def _exporting(endpoint: str, service_name: str) -> "tuple[OtlpExporter, Sink]":

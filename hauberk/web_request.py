@@ -14,7 +14,7 @@ from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.demands import TokenRule
 from hauberk.interceptors.metadata import AUTHORIZATION
 from hauberk.interceptors.policy import Policy
-from hauberk.interceptors.tracing import TRACEPARENT, TraceContext
+from hauberk.interceptors.tracing import BAGGAGE, TRACEPARENT, TRACESTATE, TraceContext
 
 DEADLINE_S = 30.0
 
@@ -47,19 +47,18 @@ class WebRequests:
     @property
     def wanted(self) -> frozenset[str]:
         """The headers that matter here."""
-        return frozenset(
-            {TRACEPARENT, AUTHORIZATION, *([self.deadline_header] if self.deadline_header else [])}
-        )
+        own = [self.deadline_header] if self.deadline_header else []
+        return frozenset({TRACEPARENT, TRACESTATE, BAGGAGE, AUTHORIZATION, *own})
 
     def call(self, method: str, headers: Headers, address: str) -> Call:
         """The request as a call that is being served from now on; `headers` as they came, in lower case."""
         started = time.monotonic()
         left = min([self.deadline_s, *self._told(headers)])
-        metadata = _token(headers)
+        token = _token(headers)
         call = Call(
             method=method,
             policy=self.policy,
-            metadata=metadata,
+            metadata=(*token, *(pair for pair in headers if pair[0] in (TRACESTATE, BAGGAGE))),
             trace=TraceContext.arriving(headers),
             started=started,
             time_left_s=left,
@@ -67,7 +66,7 @@ class WebRequests:
             address=address,
         )
         call.deadline = Deadline(started + left, "caller")
-        call.authorization = metadata[0][1] if metadata else None
+        call.authorization = token[0][1] if token else None
         return call
 
     def _told(self, headers: Headers) -> Iterable[float]:

@@ -12,7 +12,7 @@ from types import FrameType, TracebackType
 
 from google.protobuf.message import Message
 
-from hauberk.interceptors.scrubbing import redacted_values, scrubbed
+from hauberk.interceptors.scrubbing import printable, redacted_values, scrubbed
 
 _FIRST, _LAST = 4, 12
 """Frames that are told of each exception, outermost and innermost."""
@@ -69,7 +69,7 @@ def _found(error: BaseException) -> tuple[list[tuple[str, BaseException]], bool]
 def _kind(error: BaseException) -> str:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return scrubbed(name)
+    return printable(name)
 
 
 def _said(error: BaseException, secrets: Iterable[str]) -> str:
@@ -93,7 +93,7 @@ def _places(frames: list[tuple[FrameType, int]]) -> Iterator[str]:
         if number == _FIRST and left_out > 0:
             yield f"    ... {left_out} more ..."
         if number < _FIRST or number >= len(frames) - _LAST:
-            yield f"    {scrubbed(frame.f_code.co_filename)}:{line} in {scrubbed(frame.f_code.co_qualname)}"
+            yield f"    {printable(frame.f_code.co_filename)}:{line} in {printable(frame.f_code.co_qualname)}"
 
 
 def _redacted(frames: list[tuple[FrameType, int]]) -> Iterator[str]:

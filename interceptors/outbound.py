@@ -24,7 +24,7 @@ from hauberk.interceptors.outgoing import (
     UnaryStream,
     UnaryUnary,
 )
-from hauberk.interceptors.tracing import TRACEPARENT, TraceContext
+from hauberk.interceptors.tracing import TRACEPARENT, TRACESTATE, TraceContext, carried
 
 MetadataLike = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
 Serializer = Callable[[Any], bytes] | None
@@ -222,23 +222,33 @@ def departure(
         left = budget(timeout, None if call is None else call.deadline, time.monotonic())
     except Refused as refused:
         raise rpc_error(refused, trace.trace_id) from None
+    on = [] if call is None else carried(call.metadata, call.trace)
     token = None if contract is None else passed_on(contract)
-    return left, _leaving(metadata or (), trace, to, left, token)
+    if token is not None:
+        on.append((AUTHORIZATION, token))
+    return left, _leaving(metadata or (), trace, on, to, left)
 
 
 def _leaving(
-    metadata: MetadataLike, trace: TraceContext, to: str | None, left_s: float | None, token: str | None
+    metadata: MetadataLike,
+    trace: TraceContext,
+    on: Sequence[tuple[str, str]],
+    to: str | None,
+    left_s: float | None,
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """The caller's own metadata, and ours. A traceparent or token it set itself stays; a workload or budget
-    it named does not.
+    """The caller's own metadata, and ours: trace, what goes `on` with it, workload and budget.
+
+    Of trace and token, what the caller set itself stays; a workload or budget it named does not.
     """
     leaving = [pair for pair in metadata if pair[0] != BUDGET and (to is None or pair[0] != TO)]
-    if all(key != TRACEPARENT for key, _ in leaving):
+    own = {key.lower() for key, _ in leaving}
+    if TRACEPARENT not in own:
         leaving.append((TRACEPARENT, trace.header()))
+    else:
+        own.add(TRACESTATE)
+    leaving += [pair for pair in on if pair[0] not in own]
     if to is not None:
         leaving.append((TO, to))
     if left_s is not None and left_s <= LONGEST_BUDGET_S:
         leaving.append((BUDGET, str(int(left_s * 1000))))
-    if token is not None and all(key.lower() != AUTHORIZATION for key, _ in leaving):
-        leaving.append((AUTHORIZATION, token))
     return tuple(leaving)

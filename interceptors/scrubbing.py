@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 HIDDEN = "[hidden]"
 LONGEST = 2000
 """Characters of a text that are shown."""
+_LONGEST_NAME = 300
 _LOOKED_AT = 8000
 _MARGIN = 512
 """Of a text that goes on beyond what is looked at: a secret there may be cut in two, and not be seen."""
@@ -63,6 +64,12 @@ def scrubbed(text: str, known: Iterable[str] = ()) -> str:
     """`text` in one printable line of at most LONGEST characters, without secrets; `known` are some."""
     shown = _without_secrets(text, {*known, *_of_environment(os.environ)})
     return "".join(map(_printable, shown[:LONGEST])) + (_more(text) if len(shown) > LONGEST else "")
+
+
+def printable(text: str) -> str:
+    """`text`, a name that is part of a program, in one line that is not too long."""
+    shown = text[-_LONGEST_NAME:]
+    return shown if shown.isprintable() else "".join(map(_printable, shown))
 
 
 def scrubbed_lines(text: str) -> str:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Self
 
 TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+BAGGAGE = "baggage"
+MOST_BYTES = {TRACESTATE: 512, BAGGAGE: 2048}
+"""What is carried on of each; more is dropped whole. All headers of a call may be 8 KiB."""
 
 _HEADER = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.{0,400})?", re.ASCII)
 _SAMPLED = 0x01
@@ -71,6 +75,21 @@ class TraceContext:
     def header(self) -> str:
         """The traceparent of calls made from this span."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
+
+
+def carried(metadata: "tuple[tuple[str, str | bytes], ...]", trace: TraceContext) -> list[tuple[str, str]]:
+    """What calls made while serving one that came with `metadata` bring besides its trace, unread by us.
+
+    Vendors' state goes with the traceparent it came with, or not at all (Trace Context, section 3.3; W3C
+    Baggage, section 3.3). Headers that were split are joined.
+    """
+    found: dict[str, str] = {}
+    for key, value in metadata:
+        if key in MOST_BYTES and isinstance(value, str):
+            found[key] = f"{found[key]},{value}" if key in found else value
+    if trace.parent_id is None:
+        found.pop(TRACESTATE, None)
+    return [(key, value) for key, value in found.items() if value and len(value) <= MOST_BYTES[key]]
 
 
 def _read(header: str) -> tuple[str, str, bool] | None:

@@ -1,66 +1,24 @@
 """Spans on their way to a collector: a real one's interface, served here over gRPC."""
 
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service_pb2
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service_grpc
 
 from hauberk.errors import SettingsError
 from hauberk.interceptors.spans import Spans
 from hauberk.otlp import OtlpExporter
 from hauberk.protos.shop.catalog.v1 import catalog_pb2_grpc
 from hauberk.settings import Settings
+from tests.collector import Collector, collecting
 from tests.face.control import Catalog, Control, get_product
 from tests.interceptors.test_access_log import record
 
 
-class Collector(service_grpc.TraceServiceServicer):
-    """Keeps what it is sent; fails the first `failures` times."""
-
-    def __init__(self) -> None:
-        self.requests: list[service_pb2.ExportTraceServiceRequest] = []
-        self.headers: list[tuple[str, Any]] = []
-        self.failures = 0
-        self.endpoint = ""
-        self._came = threading.Condition()
-
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
-        if self.failures:
-            self.failures -= 1
-            context.abort(grpc.StatusCode.UNAVAILABLE, "canary")
-        with self._came:
-            self.requests.append(request)
-            self.headers += [(key, value) for key, value in context.invocation_metadata()]
-            self._came.notify_all()
-        return service_pb2.ExportTraceServiceResponse()
-
-    @property
-    def spans(self) -> list[Any]:
-        return [
-            span
-            for request in self.requests
-            for of_resource in request.resource_spans
-            for scope in of_resource.scope_spans
-            for span in scope.spans
-        ]
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    made = Collector()
-    server = grpc.server(ThreadPoolExecutor(2))
-    service_grpc.add_TraceServiceServicer_to_server(made, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    made.endpoint = f"http://127.0.0.1:{port}"
-    yield made
-    server.stop(0).wait()
+    with collecting() as made:
+        yield made
 
 
 def gathered(count: int) -> Spans:

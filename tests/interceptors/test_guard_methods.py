@@ -64,6 +64,7 @@ async def test_abort_stands_though_the_method_caught_it_and_failed(
 
     error = await failure(await serve(stage, shape, act), shape)
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no such thing")
+    await stage.records()  # the caller hears before the method has failed
     assert "failed after its end" in caplog.text
 
 

@@ -4,12 +4,14 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hauberk.interceptors.scrubbing import HIDDEN
+from tests.collector import Collector, collecting
 from tests.mesh.running import REPOSITORY, up_once
 
 CANARIES = {
@@ -182,7 +184,7 @@ trust_domain = "own.test"
 [workloads.vault]
 command = ["python", "server.py"]
 serves = ["vault.v1.Vault"]
-env = {{ PYTHONPATH = "stubs", HAUBERK_METRICS_LISTEN = "{port}", VAULT_TOKEN = "{environment}", DATABASE_URL = "postgresql://vault:{database}@db/vault" }}
+env = {{ PYTHONPATH = "stubs", HAUBERK_METRICS_LISTEN = "{port}", OTEL_EXPORTER_OTLP_ENDPOINT = "{collector}", VAULT_TOKEN = "{environment}", DATABASE_URL = "postgresql://vault:{database}@db/vault" }}
 
 [once]
 workload = "visitor"
@@ -192,13 +194,20 @@ env = {{ PYTHONPATH = "stubs" }}
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def collector() -> Iterator[Collector]:
+    with collecting() as made:
+        yield made
+
+
+@pytest.fixture
+def project(tmp_path: Path, collector: Collector) -> Path:
     """A user's folder: a contract, a server and a caller."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     given: dict[str, Any] = {name.replace(" ", "_"): canary for name, canary in CANARIES.items()}
     given |= {
         "port": port,
+        "collector": collector.endpoint,
         "hows": HOWS,
         "shapes": SHAPES,
         "hauberk": Path(sys.executable).with_name("hauberk"),
@@ -217,7 +226,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_no_canary_leaves_the_calls_it_was_put_into(project: Path) -> None:
+def test_no_canary_leaves_the_calls_it_was_put_into(project: Path, collector: Collector) -> None:
     done = up_once(project)
     said = done.stdout + done.stderr
     logs = {path: path.read_text() for path in (project / ".hauberk").rglob("*.log*") if path.is_file()}
@@ -225,7 +234,10 @@ def test_no_canary_leaves_the_calls_it_was_put_into(project: Path) -> None:
         assert canary not in said, f"{name} on the console"
         for path, text in logs.items():
             assert canary not in text, f"{name} in {path}"
+        assert all(canary.encode() not in each.SerializeToString() for each in collector.requests), name
     assert done.returncode == 0, said
+    made = [span.name for span in collector.spans if span.name.startswith("/vault.v1.Vault/")]
+    assert len(made) == len(HOWS) * len(SHAPES) + 3, "and the three that hauberk call made"
     each_path_was_taken(said, logs)
 
 

@@ -1,0 +1,58 @@
+"""OpenTelemetry's context inside a method: the call being served is its current span.
+
+So spans that a method makes with the SDK, or instrumentation of other libraries does, are children of ours,
+and what is injected into other requests names the call. No SDK span is made for it: the context is built when
+somebody asks, and costs nothing else. The span of a call records nothing: attributes set on it are lost.
+"""
+
+from contextvars import Token
+
+from opentelemetry import context as api
+from opentelemetry import trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context.context import Context, _RuntimeContext
+
+from hauberk.interceptors.call import Call, current_call
+from hauberk.interceptors.tracing import BAGGAGE, TRACESTATE, carried
+
+_CALL = api.create_key("hauberk-call")
+
+
+def install() -> None:
+    """Put it in front of the context that OpenTelemetry uses in this process; a second time does nothing."""
+    if not isinstance(api._RUNTIME_CONTEXT, Bridge):
+        api._RUNTIME_CONTEXT = Bridge(api._RUNTIME_CONTEXT)
+
+
+class Bridge(_RuntimeContext):
+    """Another runtime context, seen from within a call."""
+
+    def __init__(self, inner: _RuntimeContext) -> None:
+        self._inner = inner
+
+    def attach(self, context: Context) -> Token[Context]:
+        return self._inner.attach(context)
+
+    def detach(self, token: Token[Context]) -> None:
+        self._inner.detach(token)
+
+    def get_current(self) -> Context:
+        found, call = self._inner.get_current(), current_call()
+        if call is None or found.get(_CALL) is call:  # made within the call: it knows better
+            return found
+        return api.set_value(_CALL, call, _context_of(call, found))
+
+
+def _context_of(call: Call, around: Context) -> Context:
+    headers = dict(carried(call.metadata, call.trace))
+    span = trace.NonRecordingSpan(
+        trace.SpanContext(
+            trace_id=int(call.trace.trace_id, 16),
+            span_id=int(call.trace.span_id, 16),
+            is_remote=False,
+            trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED if call.trace.sampled else 0),
+            trace_state=trace.TraceState.from_header([headers.get(TRACESTATE, "")]),
+        )
+    )
+    made = trace.set_span_in_context(span, around)
+    return W3CBaggagePropagator().extract(headers, made) if BAGGAGE in headers else made
