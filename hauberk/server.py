@@ -25,6 +25,7 @@ from hauberk.errors import ListenFailed
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.errors import Draining, IdentityUnfit, PolicyError
 from hauberk.interceptors.inbound import Guard
+from hauberk.interceptors.overload import MOST
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
 from hauberk.interceptors.servant import RpcMethod
@@ -73,12 +74,14 @@ class MeshServer(grpc.aio.Server):
         anonymous: bool = False,
         options: Iterable[Option] = (),
         in_flight_per_peer: int = 100,
+        in_flight_most: int = MOST,
         stopping: asyncio.Event | None = None,
         drain_seconds: float = DRAIN_S,
     ) -> None:
         """`listen` is host:port, port 0 for any free; `service_name` is what our log lines call us.
 
         `anonymous` asks callers for no certificate, and accepts only methods whose policy says `anonymous`.
+        `in_flight_most` calls are served at once, while none is slow; streams count for their first second.
         `stopping` is what `serve` waits for; `drain_seconds` bounds the end it then makes.
         """
         self._service_name = service_name
@@ -97,7 +100,9 @@ class MeshServer(grpc.aio.Server):
             trust_domain=credentials.value.svid.spiffe_id.trust_domain,
             access_log=access_log,
             in_flight_per_peer=in_flight_per_peer,
+            in_flight_most=in_flight_most,
         )
+        self._guard.overload.on_stuck = self._report_health
         self._server: grpc.aio.Server | None = None
         self._address = ""
         self._announcement: Announcement | None = None
@@ -249,7 +254,7 @@ class MeshServer(grpc.aio.Server):
         await self.stop()
 
     def _report_health(self) -> None:
-        self._health.withdraw(bool(self._guard.closed))
+        self._health.withdraw(bool(self._guard.closed) or self._guard.overload.stuck)
 
     async def _leave(self, server: grpc.aio.Server, grace: float) -> None:
         ends_at = time.monotonic() + grace

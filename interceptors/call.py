@@ -39,6 +39,7 @@ class Call:
         "method",
         "peer",
         "policy",
+        "priority",
         "slot",
         "started",
         "time_left_s",
@@ -68,6 +69,8 @@ class Call:
         self.address = address
         self.peer: LeafIdentity | None = None
         self.deadline: Deadline | None = None
+        self.priority = policy.priority
+        """The lower of the method's and what the caller said."""
         self.ended: Refused | None = None
         """Why it was cancelled before its end, if it was; see standing.py."""
         self.slot: str | None = None

@@ -18,6 +18,7 @@
       QuotaSpent            RESOURCE_EXHAUSTED   not so often; says which quota, and how long to wait
       Draining              UNAVAILABLE          this process is leaving
       MemoryShort           UNAVAILABLE          this process uses as much memory as it may
+      Overloaded            UNAVAILABLE          this process has more to do than it can, and others go first
       IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
       ServerRevoked         UNAVAILABLE          whom we would call is refused by the mesh
@@ -171,6 +172,11 @@ class Draining(Refused):
 class MemoryShort(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "MEMORY_SHORT"
+
+
+class Overloaded(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "OVERLOADED"
 
 
 class IdentityUnfit(Refused):

@@ -1,6 +1,7 @@
 """The guard before a server's methods."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import grpc
 
@@ -9,9 +10,10 @@ from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.edge import Door, Edge, arrived
 from hauberk.interceptors.errors import PolicyError, Refused
 from hauberk.interceptors.in_flight import PER_PEER, InFlight
+from hauberk.interceptors.overload import MOST, Overload
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
-from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.policy import BUILT_IN, Policy
 from hauberk.interceptors.quota import Quotas
 from hauberk.interceptors.servant import RpcMethod, Servant, read_type
 from hauberk.interceptors.standing import Standing
@@ -35,10 +37,15 @@ class Guard(grpc.GenericRpcHandler):
         in_flight_per_peer: int = PER_PEER,
         access_log: AccessLog | None = None,
         first_message_s: float = FIRST_MESSAGE_S,
+        in_flight_most: int = MOST,
         peer_check: PeerCheck | None = None,
     ) -> None:
-        """`trust_domain` is the mesh's own: bare paths in `callers` belong to it."""
+        """`trust_domain` is the mesh's own: bare paths in `callers` belong to it.
+
+        At most `in_flight_most` calls are served at once, `in_flight_per_peer` of one peer.
+        """
         self.in_flight = InFlight(in_flight_per_peer)
+        self.overload = Overload(in_flight_most)
         self._quotas = Quotas()
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
@@ -123,6 +130,8 @@ class Guard(grpc.GenericRpcHandler):
 
     def _compile(self, path: str, method: RpcMethod, policy: Policy) -> RpcMethod:
         servant = Servant.of(path, method, policy)
+        if policy.origin != BUILT_IN:  # health and the like are asked just then
+            servant = replace(servant, answer=self.overload.guard(servant.answer, policy))
         pipeline = Pipeline.of(
             policy,
             peer_check=self._peer_check,

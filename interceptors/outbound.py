@@ -13,8 +13,9 @@ import grpc
 
 from hauberk.interceptors.call import current_call
 from hauberk.interceptors.deadline import budget
+from hauberk.interceptors.demands import Priority
 from hauberk.interceptors.errors import Refused, rpc_error
-from hauberk.interceptors.metadata import BUDGET, LONGEST_BUDGET_S, TO
+from hauberk.interceptors.metadata import BUDGET, LONGEST_BUDGET_S, PRIORITY, TO
 from hauberk.interceptors.outgoing import (
     Explain,
     Requests,
@@ -144,7 +145,8 @@ class _MultiCallable:
             left = budget(timeout, None if call is None else call.deadline, time.monotonic())
         except Refused as refused:
             raise rpc_error(refused, trace.trace_id) from None
-        leaving = _leaving(metadata or (), trace, self._to, left)
+        priority = Priority.HIGH if call is None else call.priority
+        leaving = _leaving(metadata or (), trace, self._to, left, priority)
         return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
 
 
@@ -194,7 +196,7 @@ class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any])
 
 
 def _leaving(
-    metadata: MetadataLike, trace: TraceContext, to: str | None, left_s: float | None
+    metadata: MetadataLike, trace: TraceContext, to: str | None, left_s: float | None, priority: Priority
 ) -> tuple[tuple[str, str | bytes], ...]:
     """The caller's own metadata, and ours. A traceparent it set itself stays; a workload or budget it named
     does not.
@@ -206,4 +208,6 @@ def _leaving(
         leaving.append((TO, to))
     if left_s is not None and left_s <= LONGEST_BUDGET_S:
         leaving.append((BUDGET, str(int(left_s * 1000))))
+    if priority is not Priority.HIGH:
+        leaving.append((PRIORITY, priority.name.lower()))  # the server takes the lowest it is told
     return tuple(leaving)

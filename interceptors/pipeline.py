@@ -15,12 +15,11 @@ from google.protobuf.descriptor import Descriptor
 from hauberk.interceptors.authorization import callers_check
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.deadline import admit
-from hauberk.interceptors.demands import Priority
 from hauberk.interceptors.errors import PolicyError, UnknownMethod
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.metadata import check_metadata
 from hauberk.interceptors.peer import PeerCheck
-from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.policy import BUILT_IN, Policy
 from hauberk.interceptors.quota import Charge, Quotas
 
 Check = Callable[[Call], None]
@@ -71,7 +70,7 @@ class Pipeline:
     def of_unknown(cls, *, peer_check: PeerCheck, in_flight: InFlight) -> Self:
         """The pipeline of methods nobody serves: whoever has no name learns not even that."""
         return cls(
-            Policy(method="", origin="built in"),
+            Policy(method="", origin=BUILT_IN),
             (_peer(peer_check, required=True), check_metadata, in_flight.enter, _unknown),
         )
 
@@ -84,7 +83,6 @@ class Pipeline:
 def _check_enforced(policy: Policy) -> None:
     unenforced = {
         "token": policy.token is not None,
-        "priority": policy.priority is not Priority.NORMAL,
         "audit": policy.audit,
     }
     for demand, made in unenforced.items():

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from hauberk.interceptors.demands import Priority, TokenRule
+from hauberk.interceptors.demands import TokenRule
 from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.policy import policies_of
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
@@ -58,7 +58,6 @@ def test_method_served_twice_is_named(stage: Stage) -> None:
     ("demand", "said"),
     [
         ("token", {"token": TokenRule()}),
-        ("priority", {"priority": Priority.HIGH}),
         ("audit", {"audit": True}),
     ],
 )

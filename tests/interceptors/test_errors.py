@@ -27,6 +27,7 @@ TABLE = {
     errors.QuotaSpent: Code.RESOURCE_EXHAUSTED,
     errors.Draining: Code.UNAVAILABLE,
     errors.MemoryShort: Code.UNAVAILABLE,
+    errors.Overloaded: Code.UNAVAILABLE,
     errors.IdentityUnfit: Code.UNAVAILABLE,
     errors.ChannelClosed: Code.UNAVAILABLE,
     errors.ServerRevoked: Code.UNAVAILABLE,
