@@ -5,7 +5,7 @@ Health is for any workload of the trust domain, reflection for its operators.
 
 from collections.abc import Mapping
 
-from hauberk.interceptors.policy import Idempotency, Policy, callers
+from hauberk.interceptors.policy import BUILT_IN, Idempotency, Policy, callers
 
 
 def _policy(method: str, who: str, *, request_streaming: bool, response_streaming: bool) -> Policy:
@@ -15,7 +15,7 @@ def _policy(method: str, who: str, *, request_streaming: bool, response_streamin
         response_streaming=response_streaming,
         callers=callers(who),
         idempotency=Idempotency.NO_SIDE_EFFECTS,
-        origin="built in",
+        origin=BUILT_IN,
     )
 
 

@@ -25,6 +25,7 @@ from hauberk.errors import ListenFailed
 from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.errors import Draining, IdentityUnfit, PolicyError
 from hauberk.interceptors.inbound import Guard
+from hauberk.interceptors.overload import MOST
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, policies_of
 from hauberk.interceptors.records import Records
@@ -78,12 +79,14 @@ class MeshServer(grpc.aio.Server):
         options: Iterable[Option] = (),
         in_flight_per_peer: int = 100,
         tokens: Tokens | None = None,
+        in_flight_most: int = MOST,
         stopping: asyncio.Event | None = None,
         drain_seconds: float = DRAIN_S,
     ) -> None:
         """`listen` is host:port, port 0 for any free; `service_name` is what our log lines call us.
 
         `anonymous` asks callers for no certificate, and accepts only methods whose policy says `anonymous`.
+        `in_flight_most` calls are served at once, while none is slow; streams count for their first second.
         Without `tokens`, methods that demand an access token are not served.
         `stopping` is what `serve` waits for; `drain_seconds` bounds the end it then makes.
         """
@@ -106,7 +109,9 @@ class MeshServer(grpc.aio.Server):
             trace_ratio=trace_ratio,
             in_flight_per_peer=in_flight_per_peer,
             tokens=tokens,
+            in_flight_most=in_flight_most,
         )
+        self._guard.overload.on_stuck = self._report_health
         self._server: Any = None
         """Core's, once it has been made."""
         self._address = ""
@@ -259,7 +264,7 @@ class MeshServer(grpc.aio.Server):
         await self.stop()
 
     def _report_health(self) -> None:
-        self._health.withdraw(bool(self._guard.closed))
+        self._health.withdraw(bool(self._guard.closed) or self._guard.overload.stuck)
 
     # What differs on a threaded server.
 

@@ -31,6 +31,7 @@ class Call:
         "method",
         "peer",
         "policy",
+        "priority",
         "received",
         "sent",
         "slot",
@@ -62,6 +63,8 @@ class Call:
         self.address = address
         self.peer: LeafIdentity | None = None
         self.deadline: Deadline | None = None
+        self.priority = policy.priority
+        """The lower of the method's and what the caller said."""
         self.authorization: str | None = None
         """The header of that name, nobody's word yet."""
         self.token: Token | None = None

@@ -22,6 +22,7 @@
       Draining              UNAVAILABLE          this process is leaving
       AuditUnwritable       UNAVAILABLE          what this method does has to be written down, and cannot be
       MemoryShort           UNAVAILABLE          this process uses as much memory as it may
+      Overloaded            UNAVAILABLE          this process has more to do than it can, and others go first
       IdentityUnfit         UNAVAILABLE          this process has no certificate that is good now
       ChannelClosed         UNAVAILABLE          our own channel was closed under the call
       ServerRevoked         UNAVAILABLE          whom we would call is refused by the mesh
@@ -215,6 +216,11 @@ class AuditUnwritable(Refused):
 class MemoryShort(Refused):
     status = grpc.StatusCode.UNAVAILABLE
     reason = "MEMORY_SHORT"
+
+
+class Overloaded(Refused):
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "OVERLOADED"
 
 
 class IdentityUnfit(Refused):

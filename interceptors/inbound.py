@@ -1,6 +1,7 @@
 """The guard before a server's methods."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -10,9 +11,10 @@ from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.edge import Door, Edge, arrived
 from hauberk.interceptors.errors import PolicyError, Refused
 from hauberk.interceptors.in_flight import PER_PEER, InFlight
+from hauberk.interceptors.overload import MOST, Overload
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
-from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.policy import BUILT_IN, Policy
 from hauberk.interceptors.quota import Quotas
 from hauberk.interceptors.records import Records
 from hauberk.interceptors.servant import RpcMethod, Servant, read_type
@@ -40,13 +42,16 @@ class Guard(grpc.GenericRpcHandler):
         audit: AuditLog | None = None,
         trace_ratio: float = 1.0,
         first_message_s: float = FIRST_MESSAGE_S,
+        in_flight_most: int = MOST,
         peer_check: PeerCheck | None = None,
         tokens: Tokens | None = None,
     ) -> None:
         """`trust_domain` is the mesh's own: bare paths in `callers` belong to it. Without `tokens`, no method
-        that demands one is served.
+        that demands one is served. At most `in_flight_most` calls are served at once, `in_flight_per_peer` of
+        one peer.
         """
         self.in_flight = InFlight(in_flight_per_peer)
+        self.overload = Overload(in_flight_most)
         self._quotas = Quotas()
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
@@ -150,6 +155,8 @@ class Guard(grpc.GenericRpcHandler):
     def _handler(self, path: str, method: RpcMethod, pipeline: Pipeline) -> RpcMethod:
         """What core runs for `method`."""
         servant = Servant.of(path, method, pipeline.policy)
+        if pipeline.policy.origin != BUILT_IN:  # health and the like are asked just then
+            servant = replace(servant, answer=self.overload.guard(servant.answer, pipeline.policy))
         edge = Edge(self._door, self.standing, pipeline, servant)
         if pipeline.policy.response_streaming:
             return grpc.stream_stream_rpc_method_handler(

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from hauberk.interceptors.call import Call
+from hauberk.interceptors.demands import Priority
 from hauberk.interceptors.errors import MetadataRefused, MetadataTooLarge
 
 MAX_BYTES = 8192
@@ -20,12 +21,15 @@ BUDGET = "hauberk-budget"
 """Whole milliseconds the caller has left. Core's own header, grpc-timeout, may say up to 4 % more: it is
 rounded up, and a slightly longer one sent earlier on the connection is sent again to save bytes.
 """
+PRIORITY = "hauberk-priority"
+"""low, normal or high: that of the call which this one is made for."""
 LONGEST_BUDGET_S = 9_999_999
 """What ten digits of milliseconds can say, four months: a call that has longer goes without the header."""
 
 _ENTRY_BYTES = 32
 _OURS = "hauberk-"
 _KNOWN = frozenset({TO, BUDGET})
+_PRIORITIES = {each.name.lower(): each for each in Priority}
 _BUDGET = re.compile(r"[0-9]{1,10}")
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _USUAL = frozenset({"traceparent", "tracestate", "baggage", "user-agent", "x-request-id", TO})
@@ -35,7 +39,8 @@ _USUAL = frozenset({"traceparent", "tracestate", "baggage", "user-agent", "x-req
 def check_metadata(call: Call) -> None:
     """Raise MetadataTooLarge past 8 KiB, MetadataRefused on what a header must not hold or must not be.
 
-    The time left is what the most cautious header says; the token is the one that there may be.
+    The time left is what the most cautious header says, and the priority the lowest: nobody raises its own.
+    The token is the one that there may be.
     """
     # First, and alone: to look at each character of the 16 MiB that core lets through takes 20 ms.
     size = _ENTRY_BYTES * len(call.metadata)
@@ -57,6 +62,8 @@ def check_metadata(call: Call) -> None:
             call.authorization = value if isinstance(value, str) else ""
         elif key == BUDGET:
             _shorten(call, value)
+        elif key == PRIORITY:
+            _lower(call, value)
         elif key.startswith(_OURS) and key not in _KNOWN:
             raise MetadataRefused(f"metadata key is reserved and unknown: {key!r:.99}", metadata={"key": key})
     if authorizations > 1:
@@ -85,3 +92,11 @@ def _shorten(call: Call, value: str | bytes) -> None:
         raise MetadataRefused(f"metadata is not whole milliseconds: {BUDGET!r}", metadata={"key": BUDGET})
     told_s = int(value) / 1000
     call.time_left_s = told_s if call.time_left_s is None else min(call.time_left_s, told_s)
+
+
+def _lower(call: Call, value: str | bytes) -> None:
+    carried = None if isinstance(value, bytes) else _PRIORITIES.get(value)
+    if carried is None:
+        raise MetadataRefused(f"metadata is no priority: {PRIORITY!r}", metadata={"key": PRIORITY})
+    if carried < call.priority:
+        call.priority = carried

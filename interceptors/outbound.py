@@ -14,8 +14,9 @@ import grpc
 
 from hauberk.interceptors.call import current_call, passed_on
 from hauberk.interceptors.deadline import budget
+from hauberk.interceptors.demands import Priority
 from hauberk.interceptors.errors import Refused, rpc_error
-from hauberk.interceptors.metadata import AUTHORIZATION, BUDGET, LONGEST_BUDGET_S, TO
+from hauberk.interceptors.metadata import AUTHORIZATION, BUDGET, LONGEST_BUDGET_S, PRIORITY, TO
 from hauberk.interceptors.outgoing import (
     Explain,
     Requests,
@@ -226,6 +227,8 @@ def departure(
     token = None if contract is None else passed_on(contract)
     if token is not None:
         on.append((AUTHORIZATION, token))
+    if call is not None and call.priority is not Priority.HIGH:
+        on.append((PRIORITY, call.priority.name.lower()))
     return left, _leaving(metadata or (), trace, on, to, left)
 
 
@@ -246,7 +249,7 @@ def _leaving(
         leaving.append((TRACEPARENT, trace.header()))
     else:
         own.add(TRACESTATE)
-    leaving += [pair for pair in on if pair[0] not in own]
+    leaving += [pair for pair in on if pair[0] not in own or pair[0] == PRIORITY]  # the lowest is taken
     if to is not None:
         leaving.append((TO, to))
     if left_s is not None and left_s <= LONGEST_BUDGET_S:

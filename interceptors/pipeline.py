@@ -16,12 +16,11 @@ from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.authorization import callers_check, claims_check
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.deadline import admit
-from hauberk.interceptors.demands import Priority
 from hauberk.interceptors.errors import PolicyError, UnknownMethod
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.metadata import check_metadata
 from hauberk.interceptors.peer import PeerCheck
-from hauberk.interceptors.policy import Policy
+from hauberk.interceptors.policy import BUILT_IN, Policy
 from hauberk.interceptors.quota import Charge, Quotas
 from hauberk.interceptors.token_check import Tokens
 
@@ -55,7 +54,6 @@ class Pipeline:
         `request` describes the messages that callers send; None: nothing does. Raises PolicyError for a
         demand that is not enforced here, and for a token without `tokens`.
         """
-        _check_enforced(policy)
         if policy.audit and audit is None:
             raise PolicyError(f"{policy.method} is to be audited, and there is no audit log here")
         check_quota, charge = quotas.check(policy, request)
@@ -78,7 +76,7 @@ class Pipeline:
     def of_unknown(cls, *, peer_check: PeerCheck, in_flight: InFlight) -> Self:
         """The pipeline of methods nobody serves: whoever has no name learns not even that."""
         return cls(
-            Policy(method="", origin="built in"),
+            Policy(method="", origin=BUILT_IN),
             (_peer(peer_check, required=True), check_metadata, in_flight.enter, _unknown),
         )
 
@@ -86,15 +84,6 @@ class Pipeline:
         """Let `call` through, or raise Refused. It may hold a place in flight either way."""
         for check in self.checks:
             check(call)
-
-
-def _check_enforced(policy: Policy) -> None:
-    unenforced = {
-        "priority": policy.priority is not Priority.NORMAL,
-    }
-    for demand, made in unenforced.items():
-        if made:
-            raise PolicyError(f"{policy.method}: this build does not enforce {demand}")
 
 
 def _peer(peer_check: PeerCheck, *, required: bool) -> Check:

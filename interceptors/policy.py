@@ -26,6 +26,9 @@ from hauberk.interceptors.demands import DeadlineRule, MessageBounds, Priority, 
 from hauberk.interceptors.errors import PolicyError
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
 
+BUILT_IN = "built in"
+"""The origin of policies that no contract says."""
+
 _EVERYTHING = "*"
 _ANY_TRUST_DOMAIN = "any"  # stands in for the mesh's while a bare path's grammar is checked
 

@@ -8,6 +8,7 @@ it is in flight.
 
 import enum
 import logging
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +20,9 @@ from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.edge import Door
 from hauberk.interceptors.ending import last_word, refusal_of, told_of
-from hauberk.interceptors.errors import MessageMissing, Refused, status_of
+from hauberk.interceptors.errors import MessageMissing, Overloaded, Refused, status_of
 from hauberk.interceptors.exchange import Aborted, Exchange
+from hauberk.interceptors.overload import PUSHBACK_S
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.servant import PlainServant, has_failed
 from hauberk.interceptors.threaded_standing import ThreadedStanding
@@ -135,7 +137,12 @@ class Served(Call):
 
     def _take_thread(self) -> None:
         self._stage = _Stage.QUEUED
-        self._edge.workers.run(self._work)
+        if shed := self._edge.workers.run(self._work, self.priority, self._shed):
+            shed()
+
+    def _shed(self) -> None:
+        stay_away_s = random.uniform(*PUSHBACK_S)  # noqa: S311 - spreads callers
+        self._refuse(Overloaded("this server has more to do than it can", retry_after_s=stay_away_s))
 
     def _work(self) -> None:
         with self._exchange.lock:

@@ -2,16 +2,25 @@
 
 A thread cannot be cancelled. A method that goes on after its call has ended is left behind: its thread counts
 no more among those at work, and another takes its place. As many may be left behind as may work.
+
+Jobs that wait go by priority, those of one in the order they came. Where too many wait, the youngest of the
+lowest priority is shed.
 """
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+
+from hauberk.interceptors.demands import Priority
 
 _log = logging.getLogger(__name__)
 
 Job = Callable[[], None]
+
+MOST_WAITING = 1000
+"""Jobs that no thread is meant for."""
 
 
 class Workers:
@@ -21,7 +30,13 @@ class Workers:
         if limit < 1:
             raise ValueError(f"a threaded server needs at least one worker: {limit}")
         self.limit = limit
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self.most_waiting = MOST_WAITING
+        self._jobs: dict[Priority, deque[tuple[Job, Job]]] = {
+            each: deque() for each in sorted(Priority, reverse=True)
+        }
+        """Each with what sheds it."""
+        self._ready: SimpleQueue[bool] = SimpleQueue()
+        """True for each job that waits for the thread which takes it, False for a thread to end."""
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
@@ -37,18 +52,31 @@ class Workers:
         return self._threads
 
     @property
+    def waiting(self) -> int:
+        """How many jobs wait that no thread is meant for."""
+        return self._backlog
+
+    @property
     def left_behind(self) -> int:
         """How many run a method whose call has ended."""
         return self._left_behind
 
-    def run(self, job: Job) -> None:
-        """Have a thread do `job` as soon as one may."""
+    def run(self, job: Job, priority: Priority, shed: Job) -> Job | None:
+        """Have a thread do `job` as soon as one may.
+
+        Returns the `shed` of a job that is never done, of this or another one: to be called by whoever called
+        this.
+        """
         with self._lock:
             if self._idle:
                 self._idle -= 1
             elif not self._start():
+                if self._backlog >= self.most_waiting:
+                    return self._instead(job, priority, shed)
                 self._backlog += 1
-        self._jobs.put(job)
+            self._jobs[priority].append((job, shed))
+        self._ready.put(True)
+        return None
 
     def leave_behind(self) -> None:
         """One job goes on though nobody waits for it; `catch_up` is to be called when it ends."""
@@ -69,7 +97,20 @@ class Workers:
             self._closed = True
             idle, self._idle = self._idle, 0
         for _ in range(idle):
-            self._jobs.put(None)
+            self._ready.put(False)
+
+    def _instead(self, job: Job, priority: Priority, shed: Job) -> Job:
+        """Let `job` wait in the place of one that matters less, if there is one; what sheds the other."""
+        lowest = min(each for each, jobs in self._jobs.items() if jobs)
+        if lowest >= priority:
+            return shed
+        _, shed_other = self._jobs[lowest].pop()
+        self._jobs[priority].append((job, shed))
+        return shed_other
+
+    def _next(self) -> Job:
+        with self._lock:
+            return next(jobs for jobs in self._jobs.values() if jobs).popleft()[0]
 
     def _allowed(self) -> int:
         return self.limit + min(self._left_behind, self.limit)
@@ -87,7 +128,8 @@ class Workers:
         return True
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while self._ready.get():
+            job = self._next()
             try:
                 job()
             except Exception:

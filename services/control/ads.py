@@ -16,7 +16,7 @@ from hauberk.certs.clock import utc_now
 from hauberk.certs.identity import LeafIdentity, SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.errors import TooManyInFlight
-from hauberk.interceptors.policy import Policy, callers
+from hauberk.interceptors.policy import BUILT_IN, Policy, callers
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
@@ -34,7 +34,7 @@ POLICIES: Mapping[str, Policy] = {
         request_streaming=True,
         response_streaming=True,
         callers=callers("*"),
-        origin="built in",
+        origin=BUILT_IN,
     )
 }
 """Any workload of the mesh may ask; what it is told depends on who it is."""

@@ -1,5 +1,6 @@
 """What a server of the mesh says of its health, and to whom."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -7,6 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from hauberk.interceptors import overload
 from tests.face.town import SERVICE, Town, echo, policy, refused
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -90,6 +92,35 @@ async def test_health_lists_every_service(town: Town) -> None:
         "": SERVING,
         SERVICE: SERVING,
     }
+
+
+async def test_server_that_answers_nobody_says_so_until_it_answers_again(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "STUCK_S", 0.15)
+    begun, let, server = asyncio.Event(), asyncio.Event(), town.server(in_flight_most=1)
+
+    async def slow(request: bytes, context: Any) -> bytes:
+        begun.set()
+        await let.wait()
+        return request
+
+    server.add(SERVICE, {"Echo": grpc.unary_unary_rpc_method_handler(slow)}, {"Echo": policy("Echo")})
+    await server.start()
+    channel = town.channel(server.address)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    watch = aiter(stub.Watch(health_pb2.HealthCheckRequest(), timeout=20))
+    assert (await anext(watch)).status == SERVING
+    taken = asyncio.create_task(echo(channel, within=30))
+    await begun.wait()
+    for _ in range(3):
+        error = await refused(channel, within=1)
+        assert error.details() == "this server has more to do than it can"
+    assert (await anext(watch)).status == NOT_SERVING
+    let.set()
+    assert await taken == b"hello"
+    assert (await anext(watch)).status == SERVING
+    assert await echo(channel) == b"hello"
 
 
 async def _check(stub: Any, service: str) -> Any:

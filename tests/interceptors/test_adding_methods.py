@@ -1,6 +1,5 @@
 """What keeps a server from starting: methods the guard cannot serve, or could serve only without a demand."""
 
-import dataclasses
 import functools
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import grpc
 import pytest
 
-from hauberk.interceptors.demands import Priority
 from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.policy import policies_of
 from hauberk.protos.shop.orders.v1 import orders_pb2, orders_pb2_grpc
@@ -52,19 +50,6 @@ def test_method_served_twice_is_named(stage: Stage) -> None:
     guard.add(SERVICE, {"Echo": method(echo(shape), shape)}, {"Echo": policy("Echo", shape, "*")})
     with pytest.raises(PolicyError, match=r"served twice: lab\.v1\.Lab\.Echo"):
         guard.add(SERVICE, {"Echo": method(echo(shape), shape)}, {"Echo": policy("Echo", shape, "*")})
-
-
-@pytest.mark.parametrize(
-    ("demand", "said"),
-    [
-        ("priority", {"priority": Priority.HIGH}),
-    ],
-)
-def test_demand_that_nothing_enforces_is_named(stage: Stage, demand: str, said: dict[str, Any]) -> None:
-    shape = Shape.UNARY_UNARY
-    demanding = dataclasses.replace(policy("Echo", shape, "*"), **said)
-    with pytest.raises(PolicyError, match=rf"/lab\.v1\.Lab/Echo: this build does not enforce {demand}"):
-        stage.new_guard().add(SERVICE, {"Echo": method(echo(shape), shape)}, {"Echo": demanding})
 
 
 def test_plain_function_is_named(stage: Stage, shape: Shape) -> None:

@@ -33,6 +33,7 @@ TABLE = {
     errors.Draining: Code.UNAVAILABLE,
     errors.AuditUnwritable: Code.UNAVAILABLE,
     errors.MemoryShort: Code.UNAVAILABLE,
+    errors.Overloaded: Code.UNAVAILABLE,
     errors.IdentityUnfit: Code.UNAVAILABLE,
     errors.ChannelClosed: Code.UNAVAILABLE,
     errors.ServerRevoked: Code.UNAVAILABLE,
