@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -54,7 +54,7 @@ class Broken:
     message: Any
 
 
-def valid(described: Descriptor) -> Any:
+def valid(described: Any) -> Any:
     """A message that keeps every rule."""
     message = GetMessageClass(described)()
     for field in described.fields:
@@ -68,7 +68,7 @@ def valid(described: Descriptor) -> Any:
     return message
 
 
-def broken(described: Descriptor) -> Iterator[Broken]:
+def broken(described: Any) -> Iterator[Broken]:
     """One message for each rule in the type and in what is inside it."""
     for field in described.fields:
         for rule, spoil in _ways(field):
@@ -77,9 +77,8 @@ def broken(described: Descriptor) -> Iterator[Broken]:
             path = f"{field.name}[0]" if rule.startswith("items.") else field.name
             yield Broken(path, rule, message)
         if _ours(field):
-            part_type: Any = field.message_type
             inside = f"{field.name}[0]" if field.is_repeated else field.name
-            for part in broken(part_type):
+            for part in broken(field.message_type):
                 message = valid(described)
                 held = getattr(message, field.name)
                 (held[0] if field.is_repeated else held).CopyFrom(part.message)
