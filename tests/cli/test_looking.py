@@ -73,7 +73,7 @@ def test_policy_show_prints_what_is_enforced(shop_folder: Path) -> None:
     (method,) = told(shop_folder, "policy", "show", "shop.orders.v1.Orders/PlaceOrder")
     assert method["callers"] == ["gateway", "batch/*"]
     assert method["deadline"] == {"required": True, "default_s": None, "max_s": 5.0}
-    assert method["message"] == {"max_bytes": 262_144, "max_items": 10_000}
+    assert method["message"] == {"max_bytes": 65_536, "max_items": 1000}
     assert (method["idempotency"], method["origin"]) == ("idempotent", "method option")
     assert method["replicas"] == ["spiffe://shop.test/orders#1"]
 

@@ -15,7 +15,7 @@ from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tests.face.control import Control
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
-CANARY = "canary-5e1f"
+CANARY = "CANARY-5E1F"
 
 
 class Catalog(catalog_pb2_grpc.CatalogServicer):

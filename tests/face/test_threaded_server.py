@@ -31,7 +31,7 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
     def GetProduct(  # noqa: N802 - the contract's name
         self, request: catalog_pb2.GetProductRequest, context: grpc.ServicerContext
     ) -> catalog_pb2.Product:
-        if request.sku == "none":
+        if request.sku == "NONE":
             context.abort(grpc.StatusCode.NOT_FOUND, "no such product")
         served = current_call()
         assert served is not None
@@ -42,7 +42,7 @@ class Catalog(catalog_pb2_grpc.CatalogServicer):
         self, request: catalog_pb2.WatchProductsRequest, context: grpc.ServicerContext
     ) -> Iterator[catalog_pb2.Product]:
         while context.is_active():
-            yield catalog_pb2.Product(sku="b-7")
+            yield catalog_pb2.Product(sku="B-7")
             time.sleep(0.01)
 
 
@@ -79,10 +79,10 @@ async def test_a_whole_mesh_calls_plain_methods(control: Control) -> None:
     assert (await get_product(gateway)).name == "for gateway"
     stub: Any = catalog_pb2_grpc.CatalogStub(gateway.channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.GetProduct(catalog_pb2.GetProductRequest(sku="none"), timeout=5)
+        await stub.GetProduct(catalog_pb2.GetProductRequest(sku="NONE"), timeout=5)
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "no such product")
     watching = aiter(stub.WatchProducts(catalog_pb2.WatchProductsRequest(), timeout=20))
-    assert [(await anext(watching)).sku for _ in range(3)] == ["b-7"] * 3
+    assert [(await anext(watching)).sku for _ in range(3)] == ["B-7"] * 3
     await server.stop(2)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in watching:

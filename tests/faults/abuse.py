@@ -1,6 +1,7 @@
 """What holds while a process of the mesh is being abused, for the one who calls it all the while."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -80,7 +81,9 @@ class Scene:
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - counted, not walked
 
     async def warm_up(self) -> None:
-        """Let it open what it keeps open: threads, connections to its database."""
+        """Let it open what it keeps open: threads, connections to its database, the audit log of refusals."""
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await self._bystander.GetProduct(catalog_pb2.GetProductRequest(sku="none"), timeout=10)
         for _ in range(3):
             await asyncio.gather(*(self._read_all() for _ in range(30)))
 
