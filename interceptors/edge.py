@@ -8,7 +8,6 @@ before anybody looks who sent it.
 
 import asyncio
 import contextvars
-import gc
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator
@@ -24,7 +23,6 @@ from hauberk.interceptors.errors import (
     IdentityUnfit,
     MemoryShort,
     MessageMissing,
-    MetadataTooLarge,
     Refused,
 )
 from hauberk.interceptors.in_flight import InFlight
@@ -39,9 +37,6 @@ _log = logging.getLogger(__name__)
 
 CUT_OFF_S = 0.005
 """How long after the last request core may take to say that there would have been more."""
-
-COLLECT_S = 0.5
-"""Between collections of all garbage for the sake of headers that were too large."""
 
 arrived: contextvars.ContextVar[grpc.HandlerCallDetails] = contextvars.ContextVar("hauberk_arrived")
 """What core told of the call when it asked for the method: in the context, metadata would be parsed once
@@ -59,7 +54,6 @@ class Door:
     """What the methods of one server share."""
 
     __slots__ = (
-        "_collected_at",
         "draining",
         "first_message_s",
         "in_flight",
@@ -85,7 +79,6 @@ class Door:
         """Of the calls that bring no trace: how many are sampled."""
         self.draining = False
         self.memory_short = False
-        self._collected_at = 0.0
         self.unfit = ""
         """Why our identity is of no use at the moment; empty: it is good."""
 
@@ -99,19 +92,6 @@ class Door:
         if self.memory_short:
             return MemoryShort("this process is short of memory")
         return None
-
-    def collect_headers(self) -> None:
-        """Free what grpc.aio left in a circle of references a moment ago: up to 16 MiB of headers a call.
-
-        Only a client that ignores our settings comes so far; 60 calls of 4 MiB were 190 MB otherwise. Young
-        garbage takes 0.5 ms. What another collection found still in use in between has grown old by it: all
-        garbage takes 40 ms, so only now and then.
-        """
-        now = time.monotonic()
-        everything = now - self._collected_at >= COLLECT_S
-        gc.collect(2 if everything else 1)
-        if everything:
-            self._collected_at = now
 
     def clear(self) -> None:
         """End every call being served, UNAVAILABLE, and let none begin."""
@@ -182,8 +162,6 @@ class Edge:
     async def _refuse(self, refusal: BaseException, call: Call, context: Context) -> None:
         self._door.in_flight.leave(call)  # before the caller hears, whose next call may follow at once
         await _refuse(refusal, call, context)
-        if isinstance(refusal, MetadataTooLarge):
-            self._door.collect_headers()
 
     async def _run(self, call: Call, requests: Any, context: Context) -> bytes:
         """Admit the call and run the method for as long as its peer holds and its deadline lets it.

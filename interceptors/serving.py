@@ -109,14 +109,17 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
         )
         details.invocation_metadata = context.invocation_metadata()
         requests = cygrpc._MessageReceiver(context)
-        if method.response_streaming:
-            await cygrpc._finish_handler_with_stream_responses(
-                state, method.stream_stream, requests, context, self._own_loop
-            )
-        else:
-            await cygrpc._finish_handler_with_unary_response(
-                state, method.stream_unary, requests, context, method.response_serializer, self._own_loop
-            )
+        try:
+            if method.response_streaming:
+                await cygrpc._finish_handler_with_stream_responses(
+                    state, method.stream_stream, requests, context, self._own_loop
+                )
+            else:
+                await cygrpc._finish_handler_with_unary_response(
+                    state, method.stream_unary, requests, context, method.response_serializer, self._own_loop
+                )
+        except grpc.aio.AbortError as aborted:  # the call has ended so; core keeps it, and with it this frame
+            aborted.__context__ = aborted.__traceback__ = None
 
     async def idle(self, seconds: float) -> None:
         """Return when for so long no call has been begun or served."""

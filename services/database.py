@@ -195,9 +195,13 @@ def _unhurried(connection: Connection) -> Iterator[None]:
     driver: Any = connection.connection.driver_connection
     limit, driver.answer_s = driver.answer_s, None
     try:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{UPGRADE_WAIT_S}s'"))
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
-        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{UPGRADE_IDLE_S}s'"))
+        limits = {
+            "idle_in_transaction_session_timeout": f"{UPGRADE_IDLE_S}s",
+            "lock_timeout": f"{UPGRADE_WAIT_S}s",
+            "statement_timeout": "0",
+        }
+        # All in one exchange: between two, the old ones hold.
+        connection.execute(text("; ".join(f"SET LOCAL {name} = '{limits[name]}'" for name in limits)))
         yield
     finally:
         driver.answer_s = limit

@@ -156,6 +156,10 @@ async def test_a_call_leaves_nothing_for_the_garbage_collector(stage: Stage, sha
     try:
         for _ in range(3):
             await call(channel, shape, metadata=(("x-left", "here"),))
+            with pytest.raises(AioRpcError) as refused:
+                await call(channel, shape, metadata=(("x-left", "here" * 2048),))
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            del refused
         await stage.records(4)
         await asyncio.sleep(0.1)
         assert [
