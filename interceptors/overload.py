@@ -35,7 +35,7 @@ MOST = 1000
 MOST_WAITING = 1000
 WAIT_S = 0.5
 """The longest that a call waits for a place."""
-WAIT_SHARE = {Priority.LOW: 0.05, Priority.NORMAL: 0.1, Priority.HIGH: 0.5}
+WAIT_SHARE = {Priority.LOW: 0.02, Priority.NORMAL: 0.04, Priority.HIGH: 0.5}
 """Of what is left until its deadline."""
 STREAM_S = 1.0
 """How long a stream takes a place, where others wait for one."""
