@@ -15,8 +15,8 @@ from tests.faults import eight_slots, offered_load
 GOODPUT = 0.8
 HIGH_LOST = 0.01
 SLOWER = 8.0
-"""Times the 99th percentile without load. The aim is five; 5.1 to 6.6 were measured on two quiet cores,
-with the 50 ms by which the load itself was late.
+"""Times the 99th percentile without load. The aim is five; on two quiet cores it was 5.1 to 6.6, with the
+50 ms by which the load itself is late.
 """
 
 

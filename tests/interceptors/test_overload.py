@@ -61,6 +61,13 @@ async def busy(stage: Stage, shape: Shape = UNARY, *, most: int = 1) -> Slow:
     return slow
 
 
+@pytest.fixture(autouse=True)
+def shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the time a call has, what it may wait: longer here than in earnest, so that there is time to look."""
+    longer = {Priority.LOW: 0.05, Priority.NORMAL: 0.1, Priority.HIGH: 0.5}
+    monkeypatch.setattr(overload, "WAIT_SHARE", longer)
+
+
 async def started(stage: Stage, name: str, request: bytes, **how: Any) -> Any:
     """A call on its way, once the server has it: it is being served or it waits."""
     held = stage.guard.overload
