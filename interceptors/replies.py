@@ -56,7 +56,7 @@ class Replies:
 class _Write:
     """A write, run in the task that awaits it; cancelling that task leaves it where it is.
 
-    asyncio.shield promises the same, for a task and two futures more: 25 us for each reply.
+    asyncio.shield promises the same, for a task and two futures more.
     """
 
     __slots__ = ("_write", "waits_for")

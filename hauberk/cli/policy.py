@@ -12,7 +12,19 @@ from hauberk.cli.state import State
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
 
-_HEADS = ("METHOD", "CALLERS", "DEADLINE", "MESSAGE", "IDEMPOTENCY", "FROM", "VERSION", "REPLICAS")
+_HEADS = (
+    "METHOD",
+    "CALLERS",
+    "TOKEN",
+    "DEADLINE",
+    "QUOTA",
+    "PRIORITY",
+    "MESSAGE",
+    "IDEMPOTENCY",
+    "FROM",
+    "VERSION",
+    "REPLICAS",
+)
 
 
 @click.group("policy", epilog="Example:  hauberk policy show shop.orders.v1.Orders")
@@ -39,7 +51,10 @@ def show(which: str, state: State, as_json: bool) -> None:
             "anyone, without certificate"
             if method.policy.anonymous
             else ", ".join(method.policy.callers) or "nobody",
+            _token(method.policy),
             _deadline(method.policy),
+            "; ".join(map(_quota, method.policy.quota)) or "none",
+            _choice(policy_pb2.Priority.Name(method.policy.priority)) + (", audited" * method.policy.audit),
             _message(method.policy.message),
             method.idempotency,
             method.origin,
@@ -55,6 +70,28 @@ async def _policies(state: State, wanted: str) -> list[admin_pb2.MethodPolicy]:
     async with control_plane(state) as admin:
         answer = await admin.ListPolicies(admin_pb2.ListPoliciesRequest(filter=wanted), timeout=CALL_S)
     return list(answer.methods)
+
+
+def _token(policy: policy_pb2.Policy) -> str:
+    if not policy.HasField("token"):
+        return "none"
+    token = policy.token
+    parts = ["bound" if token.bound else "unbound"]
+    parts += [f"one of {', '.join(token.roles)}"] if token.roles else []
+    parts += [f"scope {' '.join(token.scopes)}"] if token.scopes else []
+    parts += [f"{claim.path} {' or '.join(claim.values) or 'there'}" for claim in token.claims]
+    return ", ".join(parts)
+
+
+def _quota(quota: policy_pb2.Quota) -> str:
+    units = f" of {quota.cost}" if quota.cost else ""
+    by = quota.header or _choice(policy_pb2.Quota.Key.Name(quota.key))
+    return f"{quota.limit}{units} in {_seconds(quota.per)}, {quota.burst} at once, by {by}"
+
+
+def _choice(name: str) -> str:
+    """PRIORITY_HIGH as people write it."""
+    return name.partition("_")[2].lower()
 
 
 def _deadline(policy: policy_pb2.Policy) -> str:
@@ -90,6 +127,10 @@ def _json(method: admin_pb2.MethodPolicy) -> dict[str, Any]:
             "default_s": _json_seconds(deadline, "default"),
             "max_s": _json_seconds(deadline, "max"),
         },
+        "token": _json_token(method.policy),
+        "quota": [_json_quota(quota) for quota in method.policy.quota],
+        "priority": _choice(policy_pb2.Priority.Name(method.policy.priority)),
+        "audit": method.policy.audit,
         "message": {
             "max_bytes": method.policy.message.max_bytes,
             "max_items": method.policy.message.max_items,
@@ -98,6 +139,30 @@ def _json(method: admin_pb2.MethodPolicy) -> dict[str, Any]:
         "origin": method.origin,
         "version": method.version,
         "replicas": list(method.replicas),
+    }
+
+
+def _json_token(policy: policy_pb2.Policy) -> dict[str, Any] | None:
+    if not policy.HasField("token"):
+        return None
+    token = policy.token
+    return {
+        "roles": list(token.roles),
+        "scopes": list(token.scopes),
+        "claims": [{"path": claim.path, "values": list(claim.values)} for claim in token.claims],
+        "bound": token.bound,
+        "pass_on": list(token.pass_on),
+    }
+
+
+def _json_quota(quota: policy_pb2.Quota) -> dict[str, Any]:
+    return {
+        "limit": quota.limit,
+        "per_s": quota.per.ToTimedelta().total_seconds(),
+        "burst": quota.burst,
+        "key": _choice(policy_pb2.Quota.Key.Name(quota.key)),
+        "header": quota.header,
+        "cost": quota.cost,
     }
 
 

@@ -74,6 +74,9 @@ def test_policy_show_prints_what_is_enforced(shop_folder: Path) -> None:
     assert method["callers"] == ["gateway", "batch/*"]
     assert method["deadline"] == {"required": True, "default_s": None, "max_s": 5.0}
     assert method["message"] == {"max_bytes": 65_536, "max_items": 1000}
+    per_second = {"limit": 500, "per_s": 1, "burst": 1000, "key": "caller", "header": "", "cost": ""}
+    assert (method["quota"], method["priority"]) == ([per_second], "high")
+    assert (method["token"], method["audit"]) == (None, False)
     assert (method["idempotency"], method["origin"]) == ("idempotent", "method option")
     assert method["replicas"] == ["spiffe://shop.test/orders#1"]
 

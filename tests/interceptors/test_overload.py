@@ -63,7 +63,7 @@ async def busy(stage: Stage, shape: Shape = UNARY, *, most: int = 1) -> Slow:
 
 @pytest.fixture(autouse=True)
 def shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the time a call has, what it may wait: longer here than in earnest, so that there is time to look."""
+    """What a call may wait, of its time: longer than in earnest, so that there is time to look."""
     longer = {Priority.LOW: 0.05, Priority.NORMAL: 0.1, Priority.HIGH: 0.5}
     monkeypatch.setattr(overload, "WAIT_SHARE", longer)
 
