@@ -118,8 +118,9 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
                 await cygrpc._finish_handler_with_unary_response(
                     state, method.stream_unary, requests, context, method.response_serializer, self._own_loop
                 )
-        except grpc.aio.AbortError as aborted:  # the call has ended so; core keeps it, and with it this frame
-            aborted.__context__ = aborted.__traceback__ = None
+        except grpc.aio.AbortError:
+            del state, details, method, context, requests  # core keeps it with the call, and so this frame
+            raise
 
     async def idle(self, seconds: float) -> None:
         """Return when for so long no call has been begun or served."""

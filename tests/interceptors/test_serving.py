@@ -145,7 +145,9 @@ async def test_without_cores_inner_parts_the_public_server_serves(
         assert caught.value.code() is grpc.StatusCode[code]
 
 
-async def test_a_call_leaves_nothing_for_the_garbage_collector(stage: Stage, shape: Shape) -> None:
+async def test_a_call_leaves_nothing_for_the_garbage_collector(
+    stage: Stage, shape: Shape, caplog: pytest.LogCaptureFixture
+) -> None:
     """What it brought would stay until the collector comes by, up to 16 MiB of headers a call."""
     await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
     channel = stage.channel("gateway")
@@ -165,6 +167,7 @@ async def test_a_call_leaves_nothing_for_the_garbage_collector(stage: Stage, sha
         assert [
             left for left in _what_calls_left() if all(left is not other for other in of_other_tests)
         ] == []
+        assert caplog.text == ""
     finally:
         gc.enable()
 
