@@ -97,7 +97,7 @@ async def test_health_lists_every_service(town: Town) -> None:
 async def test_server_that_answers_nobody_says_so_until_it_answers_again(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overload, "STUCK_S", 0.15)
+    monkeypatch.setattr(overload, "STUCK_S", 0.05)
     begun, let, server = asyncio.Event(), asyncio.Event(), town.server(in_flight_most=1)
 
     async def slow(request: bytes, context: Any) -> bytes:
