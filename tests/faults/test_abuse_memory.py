@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.faults.abuse import VICTIM, scene
 from tests.mesh.fleet import eventually
 
@@ -10,6 +12,7 @@ LIMIT = {"HAUBERK_MEMORY_LIMIT": "165MiB"}
 """The process takes 110 to begin with; replies nobody reads may take 64 more, and what they hold besides."""
 
 
+@pytest.mark.soak  # as it is; but how soon memory is free again is told where nothing else runs
 async def test_process_short_of_memory_refuses_new_calls_until_there_is_some(tmp_path: Path) -> None:
     large = scene(tmp_path, unloaded_s=0.5, catalog="tests.faults.large_catalog", environment=LIMIT)
     async with large as scene_:
