@@ -15,7 +15,7 @@ from hauberk.channel import BOOTSTRAP
 from hauberk.interceptors.errors import ChannelClosed, rpc_error
 from hauberk.interceptors.outbound_blocking import RpcFailed
 from hauberk.options import CHANNEL
-from hauberk.racing import first_of
+from hauberk.racing import at_each
 
 _log = logging.getLogger(__name__)
 
@@ -56,11 +56,7 @@ class BlockingConnection:
 
     async def keep(self, found_again: Watch[None]) -> None:
         """Dial anew whenever `found_again` is set, for ever; also where the last time leads nowhere yet."""
-        version = found_again.version
-        while True:
-            version = await found_again.next(version)
-            if self._channel is not None:
-                await first_of(self._dial_anew(), found_again.next(version))
+        await at_each(found_again, self._dial_anew)
 
     async def end(self) -> None:
         """End every call, and all connections."""
@@ -70,6 +66,8 @@ class BlockingConnection:
             await asyncio.to_thread(channel.close)
 
     async def _dial_anew(self) -> None:
+        if self._channel is None:
+            return
         fresh, loop, ready = self._dial(), asyncio.get_running_loop(), asyncio.Event()
 
         def connects(state: grpc.ChannelConnectivity) -> None:

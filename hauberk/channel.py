@@ -16,7 +16,7 @@ from hauberk.certs.credentials import Credentials
 from hauberk.certs.watch import Watch
 from hauberk.direct import Connection, PickedChannel
 from hauberk.options import CHANNEL
-from hauberk.racing import first_of
+from hauberk.racing import at_each
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +60,7 @@ class MeshChannel(PickedChannel):
 
     async def keep(self, found_again: Watch[None]) -> None:
         """Dial anew whenever `found_again` is set, for ever; also where the last time leads nowhere yet."""
-        version = found_again.version
-        while True:
-            version = await found_again.next(version)
-            await first_of(self.dial_anew(), found_again.next(version))
+        await at_each(found_again, self.dial_anew)
 
     async def dial_anew(self) -> None:
         """Replace what is connected by a channel that has asked the control plane again.

@@ -18,13 +18,7 @@ import grpc
 from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.ending import last_word, refusal_of, told_of
-from hauberk.interceptors.errors import (
-    Draining,
-    IdentityUnfit,
-    MemoryShort,
-    MessageMissing,
-    Refused,
-)
+from hauberk.interceptors.errors import Draining, IdentityUnfit, MemoryShort, MessageMissing, Refused
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.records import Records
@@ -70,13 +64,14 @@ class Door:
         standing: Ends,
         records: Records | None,
         first_message_s: float,
+        trace_ratio: float,
     ) -> None:
+        """Of the calls that bring no trace, `trace_ratio` are sampled."""
         self.in_flight = in_flight
         self.standing = standing
         self.records = records
         self.first_message_s = first_message_s
-        self.trace_ratio = 1.0
-        """Of the calls that bring no trace: how many are sampled."""
+        self.trace_ratio = trace_ratio
         self.draining = False
         self.memory_short = False
         self.unfit = ""
@@ -143,7 +138,9 @@ class Edge:
             try:
                 if replies is not None:
                     await replies.settle()
-                await self._refuse(refusal, call, context)
+                # Before the caller hears, whose next call may follow at once.
+                self._door.in_flight.leave(call)
+                await _abort(context, *last_word(refusal, call, context))
             finally:
                 del refusal  # or it and this frame would hold one another, and all that the call brought
             return b""
@@ -159,10 +156,6 @@ class Edge:
         assert task is not None  # noqa: S101 - core runs each call in one
         task.add_done_callback(lambda _: sent())
 
-    async def _refuse(self, refusal: BaseException, call: Call, context: Context) -> None:
-        self._door.in_flight.leave(call)  # before the caller hears, whose next call may follow at once
-        await _refuse(refusal, call, context)
-
     async def _run(self, call: Call, requests: Any, context: Context) -> bytes:
         """Admit the call and run the method for as long as its peer holds and its deadline lets it.
 
@@ -176,11 +169,11 @@ class Edge:
             request = await self._request(call, context) if self._takes_one else _whole(requests)
             reply = await self._servant.answer(request, context)
         except BaseException as error:
-            running = self._standing.is_running(call)
+            raised = isinstance(error, GeneratorExit) and self._standing.is_running(call)
             why = self._standing.leave(call)
             if why is not None and isinstance(error, Exception | asyncio.CancelledError):
                 raise why from error
-            if running and isinstance(error, GeneratorExit):  # the method's own: nobody has closed us
+            if raised:  # by the method: nobody has closed us
                 raise RuntimeError("method raised GeneratorExit") from error
             raise
         if why := self._standing.leave(call):  # the method swallowed the cancellation
@@ -248,11 +241,6 @@ def _is_cancelled() -> bool:
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-async def _refuse(refusal: BaseException, call: Call, context: Context) -> None:
-    """End the call with the status of `refusal`, if it has not ended meanwhile."""
-    await _abort(context, *last_word(refusal, call, context))
 
 
 async def _abort(context: Context, code: Any, message: str, trailers: tuple[Any, ...]) -> None:

@@ -60,8 +60,7 @@ class Guard(grpc.GenericRpcHandler):
         self.standing = self._new_standing(trust, self._peer_check)
         if records is not None:
             records.serve(self.standing.calls)
-        self._door = Door(self.in_flight, self.standing, records, first_message_s)
-        self._door.trace_ratio = trace_ratio
+        self._door = Door(self.in_flight, self.standing, records, first_message_s, trace_ratio)
         self._methods: dict[str, RpcMethod] = {}
         self._largest_message = 0
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)

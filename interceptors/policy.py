@@ -5,7 +5,6 @@ hauberk/policy/v1/policy.proto, which says what each means. A field this build d
 demand that cannot be enforced must not look as if it were.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -17,13 +16,12 @@ from google.protobuf.descriptor_pb2 import (
     MethodOptions,
     ServiceDescriptorProto,
 )
-from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
 from hauberk.interceptors.demands import DeadlineRule, MessageBounds, Priority, QuotaKey, QuotaRule, TokenRule
 from hauberk.interceptors.errors import PolicyError
+from hauberk.interceptors.unknown_fields import parts, unknown_numbers
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
 
 BUILT_IN = "built in"
@@ -168,7 +166,7 @@ def _policy(service: str, declared: ServiceDescriptorProto, method: MethodDescri
             f"method has no policy: {name}; write option (hauberk.policy.v1.policy) on it, or "
             "(hauberk.policy.v1.defaults) on its service"
         )
-    unknown = sorted(_unknown_fields(demands))
+    unknown = sorted(number for part in parts(demands) for number in unknown_numbers(part))
     if unknown:
         raise PolicyError(f"policy of {name} has a field this build does not know: number {unknown[0]}")
     try:
@@ -196,25 +194,9 @@ def _extension(options: Any, extension: Any, name: str) -> policy_pb2.Policy | N
     if options.HasExtension(extension):
         found: policy_pb2.Policy = options.Extensions[extension]
         return found
-    if extension.number in _unknown_numbers(
-        options
-    ):  # of another wire type: kept as if nothing had been said
+    if extension.number in unknown_numbers(options):  # of another wire type: kept as if nothing had been said
         raise PolicyError(f"policy of {name} cannot be read")
     return None
-
-
-def _unknown_fields(message: Message) -> Iterable[int]:
-    """The numbers of fields in `message`, or anywhere inside it, that our copy of its type does not have."""
-    yield from _unknown_numbers(message)
-    for known, value in message.ListFields():
-        if known.message_type is not None:
-            for part in value if known.is_repeated else (value,):
-                yield from _unknown_fields(part)
-
-
-def _unknown_numbers(message: Message) -> list[int]:
-    unknown = UnknownFieldSet(message)
-    return [unknown[index].field_number for index in range(len(unknown))]
 
 
 def _idempotency(options: MethodOptions) -> Idempotency:

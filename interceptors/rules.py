@@ -16,9 +16,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from hauberk.interceptors.errors import PolicyError
+from hauberk.interceptors.unknown_fields import parts, unknown_numbers
 
 _RULES = 1159
 """The number of the three options: buf.validate.message, oneof and field."""
@@ -32,7 +32,7 @@ ReadOption = Callable[[Message, str], Message | None]
 def has_rules(described: Descriptor) -> bool:
     """Whether there is anything that looks like a rule in the type or inside it."""
     return any(
-        _RULES in (field.number for field, _ in options.ListFields()) or _RULES in _unknown(options)
+        _RULES in (field.number for field, _ in options.ListFields()) or _RULES in unknown_numbers(options)
         for known in types_inside(described)
         for _, _, options in _options(known)
     )
@@ -60,8 +60,8 @@ def rules_on(described: Descriptor) -> dict[str, Message]:
 
 def loops(rules: Message) -> bool:
     """Whether a CEL expression in them may go over a list, or may hide in a predefined rule."""
-    for part in _parts(rules):
-        if _unknown(part) or any(_LOOP.search(text) for text in _expressions(part)):
+    for part in parts(rules):
+        if unknown_numbers(part) or any(_LOOP.search(text) for text in _expressions(part)):
             return True
     return False
 
@@ -101,31 +101,18 @@ def _reader(extension: Any) -> ReadOption:
     def read(options: Message, where: str) -> Message | None:
         ours = options_type.FromString(options.SerializeToString())
         if not ours.HasExtension(extension):
-            if extension.number in _unknown(ours):  # of another wire type: kept as if nothing had been said
+            # One of another wire type is kept as if nothing had been said.
+            if extension.number in unknown_numbers(ours):
                 raise PolicyError(f"rules of {where} cannot be read")
             return None
         rules: Message = ours.Extensions[extension]
-        for part in _parts(rules):
+        for part in parts(rules):
             # Extensions are predefined rules; protovalidate refuses those it cannot resolve.
-            if not part.DESCRIPTOR.is_extendable and (unknown := _unknown(part)):
+            if not part.DESCRIPTOR.is_extendable and (unknown := unknown_numbers(part)):
                 raise PolicyError(f"rules of {where} have one this build does not know: number {unknown[0]}")
         return rules
 
     return read
-
-
-def _parts(rules: Message) -> Iterator[Message]:
-    """The message and every one inside it."""
-    yield rules
-    for field, value in rules.ListFields():
-        if field.message_type is not None:
-            for part in value if field.is_repeated else (value,):
-                yield from _parts(part)
-
-
-def _unknown(message: Message) -> list[int]:
-    unknown = UnknownFieldSet(message)
-    return [unknown[index].field_number for index in range(len(unknown))]
 
 
 def _expressions(part: Message) -> Iterator[str]:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import click
+from google.protobuf.json_format import MessageToDict
 
 from hauberk.cli.dial import CALL_S, control_plane
 from hauberk.cli.errors import CommandFailed
@@ -145,14 +146,9 @@ def _json(method: admin_pb2.MethodPolicy) -> dict[str, Any]:
 def _json_token(policy: policy_pb2.Policy) -> dict[str, Any] | None:
     if not policy.HasField("token"):
         return None
-    token = policy.token
-    return {
-        "roles": list(token.roles),
-        "scopes": list(token.scopes),
-        "claims": [{"path": claim.path, "values": list(claim.values)} for claim in token.claims],
-        "bound": token.bound,
-        "pass_on": list(token.pass_on),
-    }
+    return MessageToDict(
+        policy.token, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
 
 
 def _json_quota(quota: policy_pb2.Quota) -> dict[str, Any]:
