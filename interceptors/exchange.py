@@ -19,7 +19,7 @@ import grpc._server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from hauberk.interceptors.deadline import Deadline
-from hauberk.interceptors.edge import CUT_OFF_S
+from hauberk.interceptors.aio_exchange import CUT_OFF_S
 
 _log = logging.getLogger(__name__)
 

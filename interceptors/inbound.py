@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import grpc
-
 from hauberk.certs.watch import Watch
 from hauberk.interceptors.audit import AuditLog
-from hauberk.interceptors.edge import Door, Edge, arrived
+from hauberk.interceptors.edge import Door, Edge
 from hauberk.interceptors.errors import PolicyError, Refused
 from hauberk.interceptors.in_flight import PER_PEER, InFlight
 from hauberk.interceptors.overload import MOST, Overload
@@ -21,15 +19,16 @@ from hauberk.interceptors.servant import RpcMethod, Servant, read_type
 from hauberk.interceptors.standing import Standing
 from hauberk.interceptors.token_check import Tokens
 
+OTHER = "_OTHER"
+"""The method of a call to none of ours (OpenTelemetry semantic conventions, `rpc.method`)."""
 FIRST_MESSAGE_S = 10.0
 """How long the message of a call without a deadline may take to arrive."""
 
 
-class Guard(grpc.GenericRpcHandler):
+class Guard:
     """Serves the methods added to it, each behind its policy; everything else is refused.
 
-    What another handler of the same server serves, no policy guards. `serving.guarded_server` makes a server
-    that has no other.
+    `serving.guarded_server` makes the server around it.
     """
 
     def __init__(
@@ -61,15 +60,16 @@ class Guard(grpc.GenericRpcHandler):
         if records is not None:
             records.serve(self.standing.calls)
         self._door = Door(self.in_flight, self.standing, records, first_message_s, trace_ratio)
-        self._methods: dict[str, RpcMethod] = {}
+        self._edges: dict[str, Any] = {}
         self._largest_message = 0
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)
-        self._unknown = self._refuses(unknown)
+        self.unknown = self._refuses(unknown)
+        """What serves every call to no method of ours."""
 
     @property
-    def methods(self) -> Mapping[str, RpcMethod]:
-        """The guarded methods by path."""
-        return self._methods
+    def edges(self) -> Mapping[str, Any]:
+        """What serves each guarded method, by path."""
+        return self._edges
 
     @property
     def largest_message(self) -> int:
@@ -117,25 +117,20 @@ class Guard(grpc.GenericRpcHandler):
 
         All or nothing: after a PolicyError none of the service's methods is served.
         """
-        compiled: dict[str, RpcMethod] = {}
+        compiled: dict[str, Any] = {}
         for name, method in methods.items():
             path = f"/{service}/{name}"
-            if path in self._methods:
+            if path in self._edges:
                 raise PolicyError(f"method is served twice: {service}.{name}")
             policy = policies.get(name)
             if policy is None:
                 raise PolicyError(f"method has no policy: {service}.{name}")
             compiled[path] = self._compile(path, method, policy)
-        self._methods.update(compiled)
+        self._edges.update(compiled)
         largest = (policies[name].message.max_bytes for name in methods)
         self._largest_message = max([self._largest_message, *largest])
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcMethod:
-        """The guarded method for core to run, in the task that asks; never None."""
-        arrived.set(handler_call_details)
-        return self._methods.get(handler_call_details.method, self._unknown)
-
-    def _compile(self, path: str, method: RpcMethod, policy: Policy) -> RpcMethod:
+    def _compile(self, path: str, method: RpcMethod, policy: Policy) -> Any:
         pipeline = Pipeline.of(
             policy,
             peer_check=self._peer_check,
@@ -146,25 +141,18 @@ class Guard(grpc.GenericRpcHandler):
             audit=self._audit,
             request=read_type(method.request_deserializer),
         )
-        return self._handler(path, method, pipeline)
+        return self._edge(path, method, pipeline)
 
     def _new_standing(self, trust: Watch[Trust], peer_check: PeerCheck) -> Any:
         return Standing(trust, peer_check)
 
-    def _handler(self, path: str, method: RpcMethod, pipeline: Pipeline) -> RpcMethod:
-        """What core runs for `method`."""
+    def _edge(self, path: str, method: RpcMethod, pipeline: Pipeline) -> Any:
+        """What serves `method`."""
         servant = Servant.of(path, method, pipeline.policy)
         if pipeline.policy.origin != BUILT_IN:  # health and the like are asked just then
             servant = replace(servant, answer=self.overload.guard(servant.answer, pipeline.policy))
-        edge = Edge(self._door, self.standing, pipeline, servant)
-        if pipeline.policy.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                edge.reply_many, servant.read_message, servant.write_message
-            )
-        return grpc.stream_unary_rpc_method_handler(edge.reply_once, servant.read_message)
+        return Edge(self._door, self.standing, path, pipeline, servant)
 
-    def _refuses(self, pipeline: Pipeline) -> RpcMethod:
-        """What core runs for a pipeline that lets no call through: a status alone suits every shape."""
-        return grpc.stream_stream_rpc_method_handler(
-            Edge(self._door, self.standing, pipeline, Servant.nobody()).reply_many
-        )
+    def _refuses(self, pipeline: Pipeline) -> Any:
+        """What stands before a pipeline that lets no call through: a status alone suits every shape."""
+        return Edge(self._door, self.standing, OTHER, pipeline, Servant.nobody())

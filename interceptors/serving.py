@@ -13,59 +13,38 @@ again under it (grpcio 1.85.1, src/core/server/server.cc, MatchOrQueue). Such a 
 anybody nor refused, and the stop waits for it until its deadline. So what core still holds when every call
 that was handed to us has ended is cut off: its caller hears UNAVAILABLE.
 
-This reaches below grpc.aio's public face. Where grpcio has changed so much that it cannot, the public
-server is used and a warning logged.
+This reaches below grpc.aio's public face. Where grpcio has changed so much that it cannot, no server is made.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
+from hauberk.interceptors.aio_exchange import check_reach
+from hauberk.interceptors.edge import Edge
 from hauberk.interceptors.inbound import Guard
 
 Option = tuple[str, Any]
-
-OTHER = "_OTHER"
-"""The method of a call to none of ours (OpenTelemetry semantic conventions, `rpc.method`)."""
 
 KEPT_S = 0.25
 """After the last of our calls, how long core may take to end what is left: callers that are told the
 connection ends have to say that they heard.
 """
-_PARTS = (
-    "_finish_handler_with_stream_responses",
-    "_finish_handler_with_unary_response",
-    "_MessageReceiver",
-    "_schedule_rpc_coro",
-    "_ServicerContext",
-)
-"""What of core's own way to serve a call is used."""
-
-_log = logging.getLogger(__name__)
 
 
 def guarded_server(guard: Guard, options: Sequence[Option] = ()) -> grpc.aio.Server:
-    """A server of what `guard` serves when it is started, and of nothing else. Call it in the event loop."""
+    """A server of what `guard` serves when it is started, and of nothing else. Call it in the event loop.
+
+    Raises RuntimeError where grpcio is not built as we know it.
+    """
     try:
-        _check_reach()
-        return _Server(guard, options)
-    except (AttributeError, TypeError) as error:
-        _log.warning(
-            "grpcio %s cannot be kept from stopping at a malformed path: %s", grpc.__version__, error
-        )
-        return grpc.aio.server(handlers=[guard], options=options)
-
-
-def _check_reach() -> None:
-    """Raise AttributeError if this grpcio is not built as we need it; nothing of it is made before."""
-    for part in _PARTS:
-        getattr(cygrpc, part)
-    for part in ("_request_call", "_request_registered_call", "_make_request_call_future"):
-        getattr(cygrpc.AioServer, part)
+        check_reach()
+    except AttributeError as error:
+        raise RuntimeError(f"grpcio {grpc.__version__} cannot serve as a guard needs it: {error}") from error
+    return _Server(guard, options)
 
 
 class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and has no stubs
@@ -81,46 +60,19 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
     async def _request_call(self) -> None:
         """Accept calls to methods that are not registered; ends only with the server, by raising."""
         while True:
-            self._begin(OTHER, await super()._request_call())
+            self._begin(self._guard.unknown, await super()._request_call())
 
     async def _request_registered_call(self, method: bytes) -> None:
         """Accept calls to `method`; ends only with the server, by raising."""
-        path = method.decode()
+        edge = self._guard.edges[method.decode()]
         while True:
-            self._begin(path, await super()._request_registered_call(method))
+            self._begin(edge, await super()._request_registered_call(method))
 
-    def _begin(self, path: str, state: Any) -> None:
-        loop = self._own_loop
-        task = loop.create_task(cygrpc._schedule_rpc_coro(self._serve(path, state), state, loop, path))
+    def _begin(self, edge: Edge, state: Any) -> None:
+        task = edge.begin(state, self._own_loop)
         self._begun += 1
         self._rpcs.add(task)
         task.add_done_callback(self._rpcs.discard)
-
-    async def _serve(self, path: str, state: Any) -> None:
-        """Run one call, as core would for a method that takes a stream of requests, which all of ours do.
-
-        Core's own way there leaves the headers of each call in a circle of references, until the garbage
-        collector comes by.
-        """
-        details = _Details(path)
-        method = self._guard.service(details)
-        context = cygrpc._ServicerContext(
-            state, method.request_deserializer, method.response_serializer, self._own_loop
-        )
-        details.invocation_metadata = context.invocation_metadata()
-        requests = cygrpc._MessageReceiver(context)
-        try:
-            if method.response_streaming:
-                await cygrpc._finish_handler_with_stream_responses(
-                    state, method.stream_stream, requests, context, self._own_loop
-                )
-            else:
-                await cygrpc._finish_handler_with_unary_response(
-                    state, method.stream_unary, requests, context, method.response_serializer, self._own_loop
-                )
-        except grpc.aio.AbortError:
-            del state, details, method, context, requests  # core keeps it with the call, and so this frame
-            raise
 
     async def idle(self, seconds: float) -> None:
         """Return when for so long no call has been begun or served."""
@@ -132,14 +84,6 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
             await asyncio.sleep(seconds)
 
 
-class _Details(grpc.HandlerCallDetails):
-    """What core tells of a call before it is served."""
-
-    def __init__(self, method: str) -> None:
-        self.method = method
-        self.invocation_metadata = ()
-
-
 class _Server(grpc.aio._server.Server):  # type: ignore[name-defined, misc]
     """grpc.aio's server around that core."""
 
@@ -149,7 +93,7 @@ class _Server(grpc.aio._server.Server):  # type: ignore[name-defined, misc]
         self._server = _Core(guard, options)
 
     async def start(self) -> None:
-        self._server.add_registered_method_handlers(dict(self._guard.methods))
+        self._server.add_registered_method_handlers(dict.fromkeys(self._guard.edges))
         await super().start()
 
     async def stop(self, grace: float | None) -> None:

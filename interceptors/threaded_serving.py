@@ -14,11 +14,11 @@ from hauberk.certs.watch import Watch
 from hauberk.interceptors.alarms import Alarms
 from hauberk.interceptors.errors import status_of
 from hauberk.interceptors.exchange import Exchange, check_reach
-from hauberk.interceptors.inbound import Guard
+from hauberk.interceptors.inbound import OTHER, Guard
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.servant import PlainServant, RpcMethod
-from hauberk.interceptors.serving import OTHER, Option
+from hauberk.interceptors.serving import Option
 from hauberk.interceptors.threaded import ThreadedEdge
 from hauberk.interceptors.threaded_standing import ThreadedStanding
 from hauberk.interceptors.workers import Workers
@@ -29,7 +29,7 @@ BUILT_IN = 16
 """Threads for what every server offers: health answers though all workers are busy, and takes none."""
 
 
-class ThreadedGuard(Guard):
+class ThreadedGuard(Guard, grpc.GenericRpcHandler):
     """The guard of a threaded server. Everything not said here is as on an asyncio one."""
 
     def __init__(self, trust: Watch[Trust], *, workers: int, **more: Any) -> None:
@@ -43,7 +43,8 @@ class ThreadedGuard(Guard):
         super().__init__(trust, **more)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcMethod:
-        return self._methods.get(handler_call_details.method, self._unknown)
+        handler: RpcMethod = self._edges.get(handler_call_details.method, self.unknown)
+        return handler
 
     def close(self) -> None:
         """End the threads, once the server has stopped."""
@@ -54,7 +55,7 @@ class ThreadedGuard(Guard):
     def _new_standing(self, trust: Watch[Trust], peer_check: PeerCheck) -> ThreadedStanding:
         return ThreadedStanding(trust, peer_check, self._alarms)
 
-    def _handler(self, path: str, method: RpcMethod, pipeline: Pipeline) -> RpcMethod:
+    def _edge(self, path: str, method: RpcMethod, pipeline: Pipeline) -> RpcMethod:
         return self._begins(path, pipeline, PlainServant.of(path, method, pipeline.policy))
 
     def _refuses(self, pipeline: Pipeline) -> RpcMethod:

@@ -71,7 +71,7 @@ def test_server_with_such_a_rule_serves_nothing(stage: Stage) -> None:
     served: Any = grpc.unary_unary_rpc_method_handler(echo(shape), kind.FromString)
     with pytest.raises(PolicyError, match="field s cannot be enforced"):
         guard.add(SERVICE, {"Try": served}, {"Try": policy("Try", shape, "*")})
-    assert not guard.methods
+    assert not guard.edges
 
 
 def test_message_rule_that_cannot_be_enforced_is_named_by_its_message() -> None:
