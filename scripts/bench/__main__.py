@@ -2,11 +2,15 @@
 
 calls   what one call costs: bare gRPC, hauberk, what is usually put around gRPC, a pair of Envoy sidecars
 ads     connected xDS streams, one endpoint changes: how long until the last subscriber has heard of it
+
+make bench ARGS='--only same_loop_1pct --rounds 15'       one figure, in a minute
+make bench ARGS='--only same_loop --without token --without quota,spans'       what a feature costs
 """
 
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -17,56 +21,33 @@ from typing import Any
 import uvloop
 
 from scripts.bench import ads, document, report
-from scripts.bench.calls import STREAM_32, UNARY_1, UNARY_32, Variant, measure
+from scripts.bench.calls import Make, measure
 from scripts.bench.envoy import sidecars
-from scripts.bench.load import Shape
+from scripts.bench.features import FEATURES, left_out
 from scripts.bench.measures import Table
 from scripts.bench.processes import CLIENT_CORE, Void, bind_to
-from scripts.bench.tokens import issue
+from scripts.bench.targets import Run, Target, Variant
+from scripts.bench.variants import SIDECARS, Plan, plan
 
-VARIANTS = (
-    Variant(name=report.BARE, server="bare"),
-    Variant(name=report.AGAIN, server="again"),
-    Variant(name=report.STOCK, server="stock", loop="asyncio"),
-    Variant(name=report.INSECURE, server="insecure", kind="insecure"),
-    Variant(name=report.OURS_1, server="ours", kind="ours", our_headers=True, logs=True),
-    Variant(name=report.OURS_100, server="ours", kind="ours", our_headers=True, logs=True, sampled=1.0),
-    Variant(name=report.OURS_MANY, server="many", kind="ours", our_headers=True, logs=True, methods=200),
-    Variant(name=report.OURS_BOTH, server="ours", kind="ours", our_channel=True, logs=True),
-    Variant(name=report.OUR_CHANNEL, server="bare", our_channel=True),
-    Variant(name=report.USUAL, server="usual", kind="usual", logs=True, spans=True),
-)
-SHAPES = (
-    Shape(name=UNARY_32, at_once=32, calls=400),
-    Shape(name=UNARY_1, at_once=1, calls=60),
-    Shape(name=STREAM_32, at_once=32, calls=80, streams=True),
-)
 ROUNDS, QUICK_ROUNDS = 50, 15
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", nargs="?", choices=["calls", "ads"], help="which (default: both)")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
-    parser.add_argument("--rounds", type=int, help="another number of rounds")
-    parser.add_argument("--only", default="", help="these variants, beside bare ones: substrings, by commas")
-    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
-    parser.add_argument("--write", action="store_true", help="replace docs/performance.md and its picture")
-    given = parser.parse_args()
+    given = _arguments()
     told: list[str] = [report.machine()]
     extra: dict[str, Any] = {}
     failed = False
-    if given.name != "calls":
+    calls = given.name == "calls" or bool(given.only or given.without)
+    if not calls:
         title, measures = asyncio.run(ads.ads_benchmark(ads.SIZE))
         extra["ads"] = [asdict(each) for each in measures]
         told.append(ads.table(title, measures))
         failed = any(each.missed for each in measures)
     if given.name != "ads":
         rounds = given.rounds or (QUICK_ROUNDS if given.quick else ROUNDS)
+        parts = [part for part in given.only.split(",") if part]
         try:
-            table = run(rounds, [part for part in given.only.split(",") if part])
+            table = run(plan(parts, given.without, quick=given.quick), rounds)
         except Void as void:
             print(f"bench: void: {void}", file=sys.stderr)
             return 2
@@ -80,24 +61,48 @@ def main() -> int:
     elif given.json:
         told = [json.dumps({"machine": report.machine()} | extra)]
     print("\n\n".join(told))
-    return 1 if failed else 0
+    return 1 if failed and not given.report_only else 0
 
 
-def run(rounds: int, only: list[str]) -> Table:
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", choices=["calls", "ads"], help="which (default: both)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}, and only what is promised",
+    )
+    parser.add_argument("--rounds", type=int, help="another number of rounds")
+    parser.add_argument(
+        "--only", default="", help="these figures and variants, beside bare calls: parts of names, by commas"
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        type=left_out,
+        metavar="FEATURES",
+        help=f"measure ours without these, too; several times: each by itself; {','.join(FEATURES)}",
+    )
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
+    parser.add_argument("--write", action="store_true", help="replace docs/performance.md and its picture")
+    parser.add_argument("--report-only", action="store_true", help="end 0 though a promise is missed")
+    return parser.parse_args()
+
+
+def run(planned: Plan, rounds: int) -> Table:
     """One run; raises Void."""
+    os.environ.setdefault("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")  # as `hauberk up` does
     bind_to(CLIENT_CORE)
-    always = (report.BARE, report.AGAIN, report.STOCK)
-    variants = [
-        each
-        for each in VARIANTS
-        if not only or each.name in always or any(part in each.name for part in only)
-    ]
+    made: dict[Make, Any] = {partial(target, variant): shapes for variant, shapes in planned.items()}
     with tempfile.TemporaryDirectory(prefix="hauberk-bench-") as name:
-        folder = Path(name)
-        tokens, jwks = issue(folder)
-        pair = partial(sidecars, report.SIDECARS, tokens, jwks)
-        others = [pair] if not only or any(part in report.SIDECARS for part in only) else []
-        return uvloop.run(measure(variants, SHAPES, rounds, folder, tokens, others, progress))
+        return uvloop.run(measure(made, rounds, Path(name), progress))
+
+
+def target(variant: Variant, run: Run) -> Target:
+    return sidecars(variant, run) if variant.name.startswith(SIDECARS) else run.target(variant)
 
 
 def progress(what: str) -> None:

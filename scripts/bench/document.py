@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scripts.bench import report
-from scripts.bench.calls import UNARY_32
-from scripts.bench.contract import ON
+from scripts.bench.features import ON
 from scripts.bench.measures import Table
+from scripts.bench.variants import UNARY_32
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PICTURE = "performance.svg"

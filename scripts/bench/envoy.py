@@ -10,17 +10,17 @@ looked at: that none came of one call in a hundred favours them.
 import json
 import socket
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from scripts.bench.calls import Lines, Target, Variant
+from hauberk.certs.credentials import Credentials
 from scripts.bench.contract import CLIENT
-from scripts.bench.load import Headers
-from scripts.bench.materials import TRUST_DOMAIN, Materials
-from scripts.bench.processes import CLIENT_CORE, SERVER_CORE, address_of, await_port, module, started
+from scripts.bench.materials import TRUST_DOMAIN
+from scripts.bench.processes import CLIENT_CORE, SERVER_CORE, await_port, started
+from scripts.bench.sink import OVER_HTTP, counted
+from scripts.bench.targets import Lines, Run, Target, Variant
 from scripts.bench.tokens import AUDIENCE, ISSUER
 
 Json = dict[str, Any]
@@ -30,31 +30,40 @@ _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 _FLUSH_MS = 100
 
 
-def sidecars(name: str, tokens: list[str], jwks: str, materials: Materials, stack: AsyncExitStack) -> Target:
-    """The pair and their server, begun; its figures are those of all three processes."""
-    folder = materials.folder
-    variant = Variant(name=name, server="sidecars", kind="insecure", logs=True)
-    arguments = (variant.kind, str(folder), variant.server, str(variant.methods), variant.loop)
-    server = stack.enter_context(started(variant.server, module("servers", *arguments), folder))
-    upstream = _port(address_of(server, folder))
-    collector = _port((folder / "sink.address").read_text("ascii"))
+def sidecars(variant: Variant, run: Run) -> Target:
+    """The pair and their server, begun once; its figures are those of all three processes."""
+    folder = run.materials.folder
+    server, address = run.server(variant)
+    if "envoy-a" not in run.servers:
+        _begin(_port(address), run)
+    (callee, _), (caller, listens) = run.servers["envoy-b"], run.servers["envoy-a"]
+    channel = grpc.aio.insecure_channel(listens, [("grpc.use_local_subchannel_pool", 1)])
+    run.stack.push_async_callback(channel.close)
+    return Target(
+        variant=variant,
+        channel=channel,
+        processes=(server, callee, caller),
+        headers=run.headers(variant),
+        lines=Lines(callee.log),
+        spans=lambda: counted(folder, "envoy-a") + counted(folder, "envoy-b"),
+        spans_each=2,
+    )
+
+
+def _begin(upstream: int, run: Run) -> None:
+    folder, stack = run.materials.folder, run.stack
+    collector = _port((folder / OVER_HTTP).read_text("ascii"))
     to_b, to_a = _free_port(), _free_port()
-    served, called = _presented(materials, "server", CLIENT), _presented(materials, CLIENT, "server")
-    b = _config("envoy-b", to_b, upstream, collector, _checks(jwks), tls=served)
+    served = _presented(run, "server", run.materials.credentials("server"), CLIENT)
+    called = _presented(run, CLIENT, run.client, "server")
+    b = _config("envoy-b", to_b, upstream, collector, _checks(run.mint.jwks), tls=served)
     a = _config("envoy-a", to_a, to_b, collector, [], upstream_tls=called)
     callee = stack.enter_context(_envoy("envoy-b", b, folder, SERVER_CORE))
     await_port(callee, to_b)
     caller = stack.enter_context(_envoy("envoy-a", a, folder, CLIENT_CORE))
     await_port(caller, to_a)
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{to_a}", [("grpc.use_local_subchannel_pool", 1)])
-    stack.push_async_callback(channel.close)
-    return Target(
-        variant=variant,
-        channel=channel,
-        processes=(server, callee, caller),
-        headers=Headers(tokens, variant.sampled),
-        lines=Lines(callee.log),
-    )
+    run.servers["envoy-b"] = callee, f"127.0.0.1:{to_b}"
+    run.servers["envoy-a"] = caller, f"127.0.0.1:{to_a}"
 
 
 def _envoy(name: str, config: Mapping[str, Any], folder: Path, core: int) -> Any:
@@ -164,9 +173,9 @@ def _checks(jwks: str) -> list[Json]:
     ]
 
 
-def _presented(materials: Materials, own: str, other: str) -> Json:
+def _presented(run: Run, own: str, credentials: Credentials, other: str) -> Json:
     """The TLS of `own`, which talks to `other` alone."""
-    credentials, folder = materials.credentials(own), materials.folder
+    folder = run.materials.folder
     files = {
         "key": credentials.svid.key_pem,
         "chain": credentials.svid.chain_pem,

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,17 +36,17 @@ class Loaded:
 
 
 class Headers:
-    """The metadata of calls: a token, a trace and an identifier of the request, as a gateway sends them."""
+    """The metadata of calls: token, request, trace, budget. Whoever serves is sent the same."""
 
-    def __init__(
-        self, tokens: list[str], sampled_share: float, *, trace: bool = True, budget: bool = False
-    ) -> None:
-        """`sampled_share` of the calls ask to be traced. Our channel adds `trace` and `budget` by itself."""
-        self._tokens = tokens
+    def __init__(self, token: Callable[[], str], sampled_share: float, *, ours: bool = False) -> None:
+        """`token` is asked for each call, `sampled_share` of which ask to be traced.
+
+        `ours`: trace and budget are left to our channel, which adds them while it is measured.
+        """
+        self._token = token
         self._share = sampled_share
-        self._trace = trace
-        self._budget = (("hauberk-budget", str(int(DEADLINE_S * 1000))),) if budget else ()
-        self._random = random.Random(7)  # noqa: S311 - which call has which token is no secret
+        self._ours = ours
+        self._random = random.Random(7)  # noqa: S311 - which call is traced is no secret
 
     def of_calls(self, count: int) -> tuple[list[Metadata], int]:
         """The metadata of each of so many calls, and how many of them ask to be traced."""
@@ -55,12 +56,16 @@ class Headers:
     def _of_call(self, sampled: bool) -> Metadata:
         bits = self._random.getrandbits(192) | 1 << 191 | 1
         digits = f"{bits:048x}"
-        trace = (("traceparent", f"00-{digits[:32]}-{digits[32:]}-0{int(sampled)}"),) if self._trace else ()
-        return (
-            ("authorization", f"Bearer {self._tokens[bits % len(self._tokens)]}"),
+        own = (
+            ("authorization", f"Bearer {self._token()}"),
             ("x-request-id", str(uuid.UUID(int=bits & (1 << 128) - 1, version=4))),
-            *trace,
-            *self._budget,
+        )
+        if self._ours:
+            return own
+        return (
+            *own,
+            ("traceparent", f"00-{digits[:32]}-{digits[32:]}-0{int(sampled)}"),
+            ("hauberk-budget", str(int(DEADLINE_S * 1000))),
         )
 
 

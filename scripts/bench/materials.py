@@ -15,7 +15,7 @@ LIFETIME = timedelta(hours=2)
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """An authority in a folder of the run, and whoever it names."""
+    """An authority in a folder of the run, which names whoever asks."""
 
     folder: Path
     authority: Authority
@@ -29,5 +29,6 @@ class Materials:
         return cls(folder, Authority.load(folder / "ca"))
 
     def credentials(self, name: str) -> Credentials:
+        """A certificate that nobody else has."""
         svid = self.authority.issue(SpiffeId.of(TRUST_DOMAIN, name), lifetime=LIFETIME, now=datetime.now(UTC))
         return Credentials(svid, self.authority.bundle)

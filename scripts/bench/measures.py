@@ -67,10 +67,10 @@ class Table:
         pairs = zip(self.column(variant, shape, what), self.column(to, shape, what), strict=True)
         return Estimate.of([one / other for one, other in pairs])
 
-    def added(self, variant: str, to: str, shape: str, what: str) -> float:
-        """How much `variant` takes more than `to`: the median of the rounds' differences."""
+    def added(self, variant: str, to: str, shape: str, what: str) -> Estimate:
+        """How much `variant` takes more than `to`, paired round by round."""
         pairs = zip(self.column(variant, shape, what), self.column(to, shape, what), strict=True)
-        return statistics.median(one - other for one, other in pairs)
+        return Estimate.of([one - other for one, other in pairs])
 
     def spread(self, variant: str, to: str, shape: str, what: str) -> float:
         """How far two of a kind are apart at most, by the interval of their ratio, in the unit of `what`."""

@@ -5,91 +5,67 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from scripts.bench.calls import STREAM_32, UNARY_1, UNARY_32
-from scripts.bench.contract import ON
+from scripts.bench.features import ON
 from scripts.bench.measures import Estimate, Table
-
-BARE, AGAIN, STOCK, INSECURE = "bare", "bare again", "bare, asyncio", "bare, insecure"
-OURS_1, OURS_100, OURS_MANY, OURS_BOTH = "ours, 1 %", "ours, 100 %", "ours, 200 methods", "ours at both ends"
-OUR_CHANNEL, USUAL, SIDECARS = "bare, our channel", "usual stack", "Envoy sidecars"
-
-LIMITS: dict[str, tuple[float, float]] = {
-    "same_loop_1pct": (1.10, 1.20),
-    "stock_1pct": (1.00, 1.05),
-    "same_loop_100pct": (1.15, 1.25),
-    "threaded_1pct": (1.12, 1.20),
-    "stream_1pct": (1.10, 1.15),
-    "client": (1.05, 1.10),
-}
-"""At most: the median, and the upper end of its interval."""
-LEAST: dict[str, float] = {"usual_stack_added": 8.0, "sidecar_added_cpu": 5.0, "sidecar_added_p50": 4.0}
-"""At least, in multiples of what we add."""
+from scripts.bench.variants import AGAIN, BARE, RATIOS, TIMES, UNARY_32, VARIANTS, Times
 
 
 @dataclass(slots=True, kw_only=True)
 class Figures:
-    """What was promised and measured; None where it could not be."""
+    """What was promised and measured; None where it was not."""
 
     ratios: dict[str, Estimate | None]
     times: dict[str, float | None]
     control: Estimate
     rounds: int
-    missing: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        return [name for name, found in (self.ratios | self.times).items() if found is None]
 
     @property
     def missed(self) -> list[str]:
         """Which promises do not hold."""
-        over = [
-            name
-            for name, found in self.ratios.items()
-            if found and (found.median > LIMITS[name][0] or found.high > LIMITS[name][1])
-        ]
-        return over + [
-            name for name, found in self.times.items() if found is not None and found < LEAST[name]
+        return [
+            *(name for name, found in self.ratios.items() if found and not _kept(found, RATIOS[name].most)),
+            *(name for name, found in self.times.items() if found is not None and found < TIMES[name].least),
         ]
 
 
 def figures(table: Table, rounds: int) -> Figures:
     """The promised figures of a run."""
-
-    def ratio(variant: str, to: str, shape: str, what: str = "server_us") -> Estimate | None:
-        return table.ratio(variant, to, shape, what) if table.has(variant, shape) else None
-
-    made = Figures(
-        ratios={
-            "same_loop_1pct": ratio(OURS_1, BARE, UNARY_32),
-            "stock_1pct": ratio(OURS_1, STOCK, UNARY_32),
-            "same_loop_100pct": ratio(OURS_100, BARE, UNARY_32),
-            "threaded_1pct": None,
-            "stream_1pct": ratio(OURS_1, BARE, STREAM_32),
-            "client": ratio(OUR_CHANNEL, BARE, UNARY_32, "client_us"),
-        },
-        times={
-            "usual_stack_added": _times(table, USUAL, OURS_1, UNARY_32, "server_us"),
-            "sidecar_added_cpu": _times(table, SIDECARS, OURS_BOTH, UNARY_32, "total_us"),
-            "sidecar_added_p50": _times(table, SIDECARS, OURS_BOTH, UNARY_1, "p50_ms"),
-        },
-        control=table.ratio(AGAIN, BARE, UNARY_32),
+    ratios: dict[str, Estimate | None] = {}
+    for name, ratio in RATIOS.items():
+        measured = table.has(ratio.variant, ratio.shape.name) and table.has(ratio.to, ratio.shape.name)
+        ratios[name] = (
+            table.ratio(ratio.variant, ratio.to, ratio.shape.name, ratio.what) if measured else None
+        )
+    control = UNARY_32.name if table.has(BARE, UNARY_32.name) else next(iter(table.cells))[1]
+    return Figures(
+        ratios=ratios,
+        times={name: _times(table, figure) for name, figure in TIMES.items()},
+        control=table.ratio(AGAIN, BARE, control),
         rounds=rounds,
     )
-    made.missing = [name for name, found in (made.ratios | made.times).items() if found is None]
-    return made
 
 
-def _times(table: Table, variant: str, ours: str, shape: str, what: str) -> float | None:
-    """What `variant` adds to bare calls, in multiples of what ours adds.
+def _kept(found: Estimate, most: tuple[float, float] | None) -> bool:
+    return most is None or (found.median <= most[0] and found.high <= most[1])
 
-    What ours adds is never taken as less than two of a kind differ.
-    """
-    if not table.has(variant, shape):
+
+def _times(table: Table, figure: Times) -> float | None:
+    """What ours adds is never taken as less than two of a kind differ."""
+    shape, what = figure.shape.name, figure.what
+    if not (table.has(figure.variant, shape) and table.has(figure.ours, shape)):
         return None
     least = table.spread(AGAIN, BARE, shape, what)
-    return table.added(variant, BARE, shape, what) / max(table.added(ours, BARE, shape, what), least)
+    added = table.added(figure.variant, BARE, shape, what).median
+    return added / max(table.added(figure.ours, BARE, shape, what).median, least)
 
 
 def line(made: Figures, extra: dict[str, Any]) -> str:
@@ -109,15 +85,31 @@ def line(made: Figures, extra: dict[str, Any]) -> str:
 
 
 def rows(table: Table) -> list[list[str]]:
-    """The table: each variant under each load."""
-    made = [["", "load", "server us", "to bare [95 %]", "client us", "p50 ms", "p99 ms", "calls/s"]]
+    """The table: each variant under each load, held against its base."""
+    bases = {variant.name: variant.base for variant in VARIANTS}
+    head = [
+        "",
+        "load",
+        "server us",
+        "added us [95 %]",
+        "ratio [95 %]",
+        "client us",
+        "p50 ms",
+        "p99 ms",
+        "calls/s",
+    ]
+    made = [head]
     for variant, shape in sorted(table.cells, key=lambda key: key[1]):
+        base = bases[variant.partition(" - ")[0]]
         made.append(
             [
                 variant,
                 shape,
                 f"{statistics.median(table.column(variant, shape, 'server_us')):.0f}",
-                str(table.ratio(variant, BARE, shape)),
+                "{0.median:+.0f} [{0.low:+.0f}, {0.high:+.0f}]".format(
+                    table.added(variant, base, shape, "server_us")
+                ),
+                str(table.ratio(variant, base, shape)),
                 f"{statistics.median(table.column(variant, shape, 'client_us')):.0f}",
                 f"{table.latency_ms(variant, shape, 0.5):.2f}",
                 f"{table.latency_ms(variant, shape, 0.99):.2f}",
@@ -140,17 +132,21 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 
 
 def promises(made: Figures) -> str:
-    """Each promise, and what came of it."""
-    lines = [["", "measured", "at most"]]
+    """Each promise that was measured, and what came of it."""
+    lines = [["", "measured", "promised", ""]]
     for name, found in made.ratios.items():
-        most = "{:.2f} ({:.2f})".format(*LIMITS[name])
-        lines.append([name, "not measured" if found is None else str(found), most])
+        if found is not None:
+            most = RATIOS[name].most
+            said = "stated only" if most is None else "at most {:.2f} (upper end {:.2f})".format(*most)
+            lines.append([name, str(found), said, "" if _kept(found, most) else "NOT MET"])
     for name, times in made.times.items():
-        lines.append(
-            [name, "not measured" if times is None else f"{times:.1f} times ours", f">= {LEAST[name]:g}"]
-        )
-    lines.append(["two of a kind", str(made.control), ""])
-    return plain(lines) + (f"\n\nmissed: {', '.join(made.missed)}" if made.missed else "")
+        if times is not None:
+            least = TIMES[name].least
+            lines.append(
+                [name, f"{times:.1f} times ours", f"at least {least:g}", "NOT MET" if times < least else ""]
+            )
+    lines.append(["two of a kind", str(made.control), "", ""])
+    return plain(lines)
 
 
 def machine() -> str:

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from py_async_grpc_prometheus.prometheus_async_server_interceptor import PromAsyncServerInterceptor
 from pythonjsonlogger.json import JsonFormatter
 
+from scripts.bench.sink import OVER_HTTP
 from scripts.bench.tokens import AUDIENCE, ISSUER, PUBLIC_KEY
 
 EXPORT_MS = 200
@@ -33,7 +34,7 @@ Wrapped = Callable[[grpc.aio.ServicerContext[Any, Any], grpc.HandlerCallDetails]
 def interceptors(folder: Path) -> tuple[grpc.aio.ServerInterceptor, ...]:
     """All five, the outermost first; spans go to the sink of the run in `folder`."""
     provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), resource=Resource({"service.name": SERVICE}))
-    endpoint = (folder / "sink.address").read_text("ascii")
+    endpoint = (folder / OVER_HTTP).read_text("ascii")
     exporter = OTLPSpanExporter(endpoint=f"http://{endpoint}/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=EXPORT_MS))
     return (
