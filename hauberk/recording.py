@@ -46,7 +46,6 @@ class Recording:
         if self._otlp is not None or "opentelemetry.context" in sys.modules:
             _bridge()
         self.records = Records(sinks)
-        self.records.names_agents = self._otlp is not None
         self._scrape = None
         if metrics_listen is not None and metrics is not None:
             self._scrape = Scrape(parse_address(metrics_listen), metrics, self.records, self.audit)

@@ -9,9 +9,7 @@ from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.errors import Refused
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.token import Token
-from hauberk.interceptors.tracing import TraceContext
-
-Metadata = tuple[tuple[str, str | bytes], ...]
+from hauberk.interceptors.tracing import Metadata, TraceContext
 
 
 class Call:
@@ -39,6 +37,7 @@ class Call:
         "time_left_s",
         "token",
         "trace",
+        "user_agent",
     )
 
     def __init__(
@@ -73,6 +72,7 @@ class Call:
         """Why it was cancelled before its end, if it was; see standing.py."""
         self.slot: str | None = None
         """Whose place in flight the call takes; see in_flight.py."""
+        self.user_agent: str | bytes | None = None
         self.received = self.sent = 0
         """Bytes of the messages so far, as serialised."""
 

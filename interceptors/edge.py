@@ -30,7 +30,7 @@ from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.records import Records
 from hauberk.interceptors.servant import Servant, has_failed
 from hauberk.interceptors.standing import Standing
-from hauberk.interceptors.tracing import TraceContext
+from hauberk.interceptors.tracing import ArrivingTrace
 
 _log = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ class Edge:
             method=self._path,
             policy=self._pipeline.policy,
             metadata=metadata,
-            trace=TraceContext.arriving(metadata, self._door.trace_ratio),
+            trace=ArrivingTrace(metadata, self._door.trace_ratio),
             started=time.monotonic(),
             time_left_s=exchange.time_remaining(),
             auth_context=exchange.auth_context(),

@@ -12,11 +12,13 @@ from typing import Any
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.demands import Priority
 from hauberk.interceptors.errors import MetadataRefused, MetadataTooLarge
+from hauberk.interceptors.tracing import TRACEPARENT, Metadata
 
 MAX_BYTES = 8192
 TO = "hauberk-to"
 """Names the workload a call is for, where several serve one contract."""
 AUTHORIZATION = "authorization"
+USER_AGENT = "user-agent"
 BUDGET = "hauberk-budget"
 """Whole milliseconds the caller has left. Core's own header, grpc-timeout, may say up to 4 % more: it is
 rounded up, and a slightly longer one sent earlier on the connection is sent again to save bytes.
@@ -28,11 +30,10 @@ LONGEST_BUDGET_S = 9_999_999
 
 _ENTRY_BYTES = 32
 _OURS = "hauberk-"
-_KNOWN = frozenset({TO, BUDGET})
 _PRIORITIES = {each.name.lower(): each for each in Priority}
-_BUDGET = re.compile(r"[0-9]{1,10}")
+_BUDGET_DIGITS = 10
 _KEY = re.compile(r"[0-9a-z_.-]+")
-_USUAL = frozenset({"traceparent", "tracestate", "baggage", "user-agent", "x-request-id", TO})
+_USUAL = frozenset({"tracestate", "baggage", "x-request-id", TO})
 """Keys that most calls bring, and of which nothing more is asked."""
 
 
@@ -48,26 +49,29 @@ def check_metadata(call: Call) -> None:
         size += len(key) + len(value)
     if size > MAX_BYTES:
         raise MetadataTooLarge(f"metadata of {size} bytes, {MAX_BYTES} are accepted")
-    authorizations = 0
+    traceparents: Metadata = ()
     for key, value in call.metadata:
-        usual = key in _USUAL
-        if not usual and not _KEY.fullmatch(key):
-            raise MetadataRefused(f"metadata key is not one: {key!r:.99}")
         if not isinstance(value, bytes) and not (value.isascii() and value.isprintable()):
             raise MetadataRefused(f"metadata value is not printable: {key!r:.99}", metadata={"key": key})
-        if usual:
+        if key in _USUAL:
             continue
-        if key == AUTHORIZATION:
-            authorizations += 1
+        if key == TRACEPARENT:
+            traceparents = (*traceparents, (key, value))
+        elif key == USER_AGENT:
+            call.user_agent = value
+        elif key == AUTHORIZATION:
+            if call.authorization is not None:
+                raise MetadataRefused("several authorization headers, one is accepted")
             call.authorization = value if isinstance(value, str) else ""
         elif key == BUDGET:
             _shorten(call, value)
         elif key == PRIORITY:
             _lower(call, value)
-        elif key.startswith(_OURS) and key not in _KNOWN:
+        elif not _KEY.fullmatch(key):
+            raise MetadataRefused(f"metadata key is not one: {key!r:.99}")
+        elif key.startswith(_OURS):
             raise MetadataRefused(f"metadata key is reserved and unknown: {key!r:.99}", metadata={"key": key})
-    if authorizations > 1:
-        raise MetadataRefused(f"{authorizations} authorization headers, one is accepted")
+    call.trace.keep(traceparents)
 
 
 def sendable(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
@@ -88,10 +92,11 @@ def _is_text(value: object) -> bool:
 
 
 def _shorten(call: Call, value: str | bytes) -> None:
-    if isinstance(value, bytes) or not _BUDGET.fullmatch(value):
+    if isinstance(value, bytes) or len(value) > _BUDGET_DIGITS or not value.isdecimal():
         raise MetadataRefused(f"metadata is not whole milliseconds: {BUDGET!r}", metadata={"key": BUDGET})
     told_s = int(value) / 1000
-    call.time_left_s = told_s if call.time_left_s is None else min(call.time_left_s, told_s)
+    if call.time_left_s is None or told_s < call.time_left_s:
+        call.time_left_s = told_s
 
 
 def _lower(call: Call, value: str | bytes) -> None:

@@ -54,8 +54,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     reason: str | None
     received: int
     sent: int
-    user_agent: str | None = None
-    """What a sampled call's caller says it is."""
+    user_agent: str | bytes | None = None
+    """What the caller says it is."""
 
 
 class Sink(Protocol):
@@ -87,8 +87,6 @@ class Records:
         self._counting = threading.Lock()
         self._told = (0, 0)
         self._told_at = -_TELL_S
-        self.names_agents = False
-        """Whether what writes needs `user_agent`."""
         self.dropped = 0
         """Records that found the queue full."""
         self.failed = 0
@@ -101,6 +99,7 @@ class Records:
                 self.dropped += 1
             return
         peer = call.peer
+        call.trace.let_go()
         self._waiting.append(
             Record(
                 call.policy,
@@ -115,7 +114,7 @@ class Records:
                 reason,
                 call.received,
                 call.sent,
-                _user_agent(call) if self.names_agents and call.trace.sampled else None,
+                call.user_agent,
             )
         )
         if not self._awake:
@@ -209,9 +208,3 @@ class Records:
         self._told, self._told_at = (self.dropped, self.failed), now
         _log.warning("records of calls were lost: %d found no room, %d could not be written", dropped, failed)
 
-
-def _user_agent(call: Call) -> str | None:
-    for key, value in call.metadata:
-        if key == "user-agent":
-            return value[:256] if isinstance(value, str) else None
-    return None

@@ -103,8 +103,8 @@ def _own(record: Record) -> list[KeyValue]:
         found += [_attribute("net.peer.ip", ip), _attribute("net.peer.port", port)]
         if ip in _LOCAL:
             found.append(_attribute("net.peer.name", "localhost"))
-    if record.user_agent is not None:
-        found.append(_attribute("rpc.user_agent", record.user_agent))
+    if isinstance(record.user_agent, str):
+        found.append(_attribute("rpc.user_agent", record.user_agent[:256]))
     if record.client is not None:
         found.append(_attribute("hauberk.caller", str(record.client)))
     if record.time_left_s is not None:

@@ -26,7 +26,7 @@ from hauberk.interceptors.overload import PUSHBACK_S
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.servant import PlainServant, has_failed
 from hauberk.interceptors.threaded_standing import ThreadedStanding
-from hauberk.interceptors.tracing import TraceContext
+from hauberk.interceptors.tracing import ArrivingTrace
 from hauberk.interceptors.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Served(Call):
             method=edge.method,
             policy=edge.pipeline.policy,
             metadata=metadata,
-            trace=TraceContext.arriving(metadata, edge.door.trace_ratio),
+            trace=ArrivingTrace(metadata, edge.door.trace_ratio),
             started=time.monotonic(),
             time_left_s=exchange.time_left_s(),
             auth_context=exchange.auth_context(),

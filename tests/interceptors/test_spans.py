@@ -65,7 +65,6 @@ async def by_instrumentation(
 async def by_records(stage: Stage, shape: Shape, behaviours: dict[str, Behaviour]) -> list[Span]:
     spans = Spans()
     records = stage.keeping(spans)
-    records.names_agents = True
     await stage.serve(
         {name: (shape, behaviour, policy(name, shape, "*")) for name, behaviour in behaviours.items()},
         guard=stage.new_guard(records=records),
