@@ -75,13 +75,13 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
         "_metadata_sent",
         "_read",
         "_state",
-        "_task",
         "_uncompressed",
         "_watched",
         "_write",
         "_writing",
         "finished",
         "left",
+        "task",
     )
 
     def __init__(
@@ -91,7 +91,8 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
         self._read = read
         self._write = write
         self._loop_of_call = loop
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any]
+        """What serves the call."""
         self._aborted = False
         self._callbacks: list[Callable[[], None]] | None = None
         self._compression: Any = None
@@ -109,20 +110,23 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
 
     async def read(self) -> Any:
         """The next message, or `grpc.aio.EOF`."""
-        self._check_goes_on()
+        if self.finished:
+            self._check_goes_on()
         received = _ReceiveMessage(_NO_FLAGS)
         try:
             await _execute(self._state, (received,), self._loop_of_call)
         except cygrpc.ExecuteBatchError:
             _log.debug("nothing was received")
-        self._check_goes_on()
+        if self.finished:
+            self._check_goes_on()
         message = received.message()
         return cygrpc.EOF if message is None else self._read(message)
 
     async def write(self, message: Any) -> None:
         if self._writing is not None:
             await self.settle()
-        self._check_goes_on()
+        if self.finished:
+            self._check_goes_on()
         operation = _SendMessage(self._write(message), self._flags())
         operations = (operation,) if self._metadata_sent else (self._initial_metadata(), operation)
         self._writing = batch = _Batch(self._state, operations, self._loop_of_call)
@@ -187,9 +191,17 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
         batch = _Batch(self._state, (closed,), self._loop_of_call)
         batch.done.add_done_callback(partial(self._closed, batch, closed))
 
-    def begin(self, task: "asyncio.Task[Any]") -> None:
-        """The call is served in `task`, which runs this."""
-        self._task = task
+    def watch_soon(self) -> None:
+        """Do so if the method waits for something."""
+        self._loop_of_call.call_soon(self.watch)
+
+    async def may_have_left(self) -> None:
+        """Give core the time to say that the caller has left."""
+        self.watch()
+        await asyncio.sleep(CUT_OFF_S)
+
+    def begin(self) -> None:
+        """Make the context of core that of the task which serves the call, and which runs this."""
         cygrpc.install_context_from_request_call_event_aio(self._state)
 
     def ends(self, code: Any, details: str, trailers: Any) -> None:
@@ -244,11 +256,9 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
                 _log.exception("a done callback failed")
 
     def _closed(self, batch: "_Batch", closed: Any, _: Any) -> None:
-        task = self._task
-        if batch.ended() and closed.cancelled() and not self.finished and task is not None:
+        if batch.ended() and closed.cancelled() and not self.finished:
             self.left = True
-            task.cancel()
-        self._task = None
+            self.task.cancel()
 
     def _initial_metadata(self) -> Any:
         return _SendInitialMetadata(

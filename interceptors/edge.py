@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from hauberk.interceptors.aio_exchange import CUT_OFF_S, AioExchange
+from hauberk.interceptors.aio_exchange import AioExchange
 from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.ending import last_word, refusal_of, told_of
@@ -26,6 +26,7 @@ from hauberk.interceptors.errors import (
     status_of,
 )
 from hauberk.interceptors.in_flight import InFlight
+from hauberk.interceptors.overload import Turns
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.records import Records
 from hauberk.interceptors.servant import Servant, has_failed
@@ -33,6 +34,7 @@ from hauberk.interceptors.standing import Standing
 from hauberk.interceptors.tracing import ArrivingTrace
 
 _log = logging.getLogger(__name__)
+
 
 class Ends(Protocol):
     """The calls being served, which can be ended all at once."""
@@ -93,45 +95,60 @@ class Door:
 class Edge:
     """One guarded method."""
 
-    __slots__ = ("_door", "_path", "_pipeline", "_replies_once", "_servant", "_standing", "_takes_one")
+    __slots__ = (
+        "_door",
+        "_path",
+        "_pipeline",
+        "_replies_once",
+        "_servant",
+        "_standing",
+        "_takes_one",
+        "_turns",
+    )
 
     def __init__(
-        self, door: Door, standing: Standing, path: str, pipeline: Pipeline, servant: Servant
+        self,
+        door: Door,
+        standing: Standing,
+        path: str,
+        pipeline: Pipeline,
+        servant: Servant,
+        turns: Turns | None = None,
     ) -> None:
-        """`path` is what the log calls the method."""
+        """`path` is what the log calls the method. Without `turns` its calls wait for no place."""
         self._door = door
         self._standing = standing
         self._path = path
         self._pipeline = pipeline
         self._servant = servant
+        self._turns = turns
         self._takes_one = not pipeline.policy.request_streaming
         self._replies_once = not pipeline.policy.response_streaming
 
     def begin(self, state: Any, loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
         """Serve the call that core calls `state`, in a task of its own."""
         exchange = AioExchange(state, self._servant.read_message, self._servant.write_message, loop)
-        return loop.create_task(self._serve(exchange, loop))
+        exchange.task = task = loop.create_task(self._serve(exchange))
+        return task
 
-    async def _serve(self, exchange: AioExchange, loop: asyncio.AbstractEventLoop) -> None:
+    async def _serve(self, exchange: AioExchange) -> None:
         """Serve a call from its arrival to its end.
 
-        One coroutine around another costs each call a microsecond or two: there are as few as can be read.
+        One coroutine around another costs each call microseconds: there are as few as can be read.
         """
-        task = asyncio.current_task(loop)
-        assert task is not None  # noqa: S101 - `begin` has made it
-        exchange.begin(task)
+        exchange.begin()
         call = self._arrival(exchange)
         enter_call(call)
         reply, reason, sent = b"", None, _nothing
         try:
-            reply = await self._run(call, exchange, loop)
+            reply = await self._run(call, exchange)
             await exchange.settle()
             call.sent += len(reply)
             sent = self._door.in_flight.send(call, len(reply))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | GeneratorExit):  # the end of the process, or of its loop
                 raise
-            if isinstance(error, asyncio.CancelledError) and task.cancelling():
+            if isinstance(error, asyncio.CancelledError) and exchange.task.cancelling():
                 exchange.left = True  # and nobody waits for a status
                 raise
             reason = _refusal(error, call, exchange)
@@ -142,25 +159,19 @@ class Edge:
             if self._door.records is not None:
                 self._door.records.end(call, _status(exchange), reason)
         try:
-            await self._finish(call, exchange, reply)
-        finally:
-            sent()
-            exchange.over()
-
-    async def _finish(self, call: Call, exchange: AioExchange, reply: bytes) -> None:
-        """Send the status, unless the method has."""
-        if exchange.finished:
-            return
-        try:
-            await exchange.finish(reply if self._replies_once and not has_failed(exchange) else None)
+            if not exchange.finished:  # by the method
+                await exchange.finish(reply if self._replies_once and not has_failed(exchange) else None)
         except Exception as error:  # of an end that cannot be sent: the caller would wait for ever
             trace_id = call.trace.trace_id
             _log.error("%s cannot end as it wished, trace %s", call.method, trace_id, exc_info=error)
             status = status_of(error, trace_id)
             exchange.ends(status.code, status.message, status.trailers)
             await exchange.finish()
+        finally:
+            sent()
+            exchange.over()
 
-    async def _run(self, call: Call, exchange: AioExchange, loop: asyncio.AbstractEventLoop) -> bytes:
+    async def _run(self, call: Call, exchange: AioExchange) -> bytes:
         """Admit the call and run the method for as long as its peer holds and its deadline lets it.
 
         Everything it raises ends the call.
@@ -168,17 +179,29 @@ class Edge:
         if closed := self._door.closed:
             raise closed
         self._pipeline.admit(call)
-        self._standing.enter(call)
-        watching = None
+        self._standing.enter(call, exchange.task)
+        turns, turn = self._turns, None
         try:
             if self._takes_one:
-                request = await self._request(call, exchange)
-                watching = loop.call_soon(exchange.watch)  # once the method waits for something
+                request = await exchange.read() if call.deadline else await self._first(exchange)
+                if request is grpc.aio.EOF:
+                    await exchange.may_have_left()
+                    raise MessageMissing(f"call ended without a message: {call.method}")
+                if call.deadline is not None and call.deadline.left(time.monotonic()) <= 0:
+                    raise call.deadline.passed()
+                if self._pipeline.charge is not None:
+                    self._pipeline.charge(call, request)
+                exchange.watch_soon()
             else:
                 exchange.watch()
                 request = exchange.messages()
-            reply = await self._servant.answer(request, exchange)
+            if turns is not None:
+                turn = turns.begin() or await turns.wait()
+            returned = await self._servant.answer(request, exchange)
+            reply = self._servant.reply(returned, exchange)
         except BaseException as error:
+            if turns is not None and turn is not None:
+                turns.end(turn, error)
             raised = isinstance(error, GeneratorExit) and self._standing.is_running(call)
             why = self._standing.leave(call)
             if why is not None and isinstance(error, Exception | asyncio.CancelledError):
@@ -186,34 +209,19 @@ class Edge:
             if raised:  # by the method: nobody has closed us
                 raise RuntimeError("method raised GeneratorExit") from error
             raise
-        finally:
-            if watching is not None:
-                watching.cancel()
+        if turns is not None and turn is not None:
+            turns.end(turn, None)
         if why := self._standing.leave(call):  # the method swallowed the cancellation
             raise why
         return reply
 
-    async def _request(self, call: Call, exchange: AioExchange) -> Any:
-        """The message of a call that brings one; its deadline, or else ours, is the longest we wait for
-        it.
-        """
-        if call.deadline is not None:
-            message = await exchange.read()
-        else:
-            try:
-                async with asyncio.timeout(self._door.first_message_s):
-                    message = await exchange.read()
-            except TimeoutError:
-                raise Deadline(0.0, "first message").passed() from None
-        if message is grpc.aio.EOF:
-            exchange.watch()
-            await asyncio.sleep(CUT_OFF_S)  # it may be that the caller has left
-            raise MessageMissing(f"call ended without a message: {call.method}")
-        if call.deadline is not None and call.deadline.left(time.monotonic()) <= 0:
-            raise call.deadline.passed()
-        if self._pipeline.charge is not None:
-            self._pipeline.charge(call, message)
-        return message
+    async def _first(self, exchange: AioExchange) -> Any:
+        """The message of a call that has no deadline to bring it by: we set it one."""
+        try:
+            async with asyncio.timeout(self._door.first_message_s):
+                return await exchange.read()
+        except TimeoutError:
+            raise Deadline(0.0, "first message").passed() from None
 
     def _arrival(self, exchange: AioExchange) -> Call:
         metadata = exchange.invocation_metadata()

@@ -1,7 +1,6 @@
 """The guard before a server's methods."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from hauberk.certs.watch import Watch
@@ -149,9 +148,9 @@ class Guard:
     def _edge(self, path: str, method: RpcMethod, pipeline: Pipeline) -> Any:
         """What serves `method`."""
         servant = Servant.of(path, method, pipeline.policy)
-        if pipeline.policy.origin != BUILT_IN:  # health and the like are asked just then
-            servant = replace(servant, answer=self.overload.guard(servant.answer, pipeline.policy))
-        return Edge(self._door, self.standing, path, pipeline, servant)
+        # Health and the like are asked just when there is no place.
+        turns = None if pipeline.policy.origin == BUILT_IN else self.overload.turns(pipeline.policy)
+        return Edge(self._door, self.standing, path, pipeline, servant, turns)
 
     def _refuses(self, pipeline: Pipeline) -> Any:
         """What stands before a pipeline that lets no call through: a status alone suits every shape."""

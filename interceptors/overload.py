@@ -17,8 +17,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 from hauberk.interceptors.call import Call, current_call
 from hauberk.interceptors.concurrency import Limit, Usual
@@ -27,8 +26,6 @@ from hauberk.interceptors.errors import Overloaded
 from hauberk.interceptors.policy import Policy
 
 _log = logging.getLogger(__name__)
-
-Answer = Callable[[Any, Any], Awaitable[bytes]]
 
 MOST = 1000
 """Calls in flight, while nothing is slow."""
@@ -59,10 +56,11 @@ _LOG_S = 10.0
 class _Served:
     """A call that runs. It takes a place until it is over, or until it is overdue."""
 
-    __slots__ = ("overdue_at", "placed")
+    __slots__ = ("began", "overdue_at", "placed")
 
-    def __init__(self, overdue_at: float) -> None:
-        self.overdue_at = overdue_at
+    def __init__(self, began: float, overdue_s: float) -> None:
+        self.began = began
+        self.overdue_at = began + overdue_s
         self.placed = True
 
 
@@ -95,51 +93,22 @@ class Overload:
         """Whether for `STUCK_S` calls have found no place and none was answered."""
         self.on_stuck: Callable[[], None] = lambda: None
         """Called when that has changed."""
-        self._most = most
-        self._clock = clock
-        self._served: set[_Served] = set()
+        self.most = most
+        self.clock = clock
+        self.served: set[_Served] = set()
         self._queues: dict[Priority, deque[_Waiting]] = {each: deque() for each in Priority}
         self._looking: asyncio.TimerHandle | None = None
         self._unanswered_since: float | None = None
         """When a call first found no place since one was last answered."""
         self._told_at, self._told = -math.inf, 0
 
-    def guard(self, answer: Answer, policy: Policy) -> Answer:
-        """`answer`, the method of `policy`, run once the current call has a place; it raises Overloaded."""
-        streams = policy.request_streaming or policy.response_streaming
-        counts = 0 if streams else 1
-        usual, limit, clock, served = Usual(), self.limit, self._clock, self._served
+    def turns(self, policy: Policy) -> "Turns":
+        """The calls of one method."""
+        return Turns(self, streams=policy.request_streaming or policy.response_streaming)
 
-        async def answer_in_turn(request: Any, context: Any) -> bytes:
-            if self.waiting or self.taken >= limit.places or self.running >= self._most:
-                await self._wait()
-            else:
-                self.taken += 1
-            self.running += counts
-            began = clock()
-            this = _Served(began + (STREAM_S if streams else usual.overdue_s))
-            served.add(this)
-            try:
-                reply = await answer(request, context)
-            except BaseException as error:
-                now = clock()
-                if not streams and now - began > usual.seconds:  # to fail may be quick, and says nothing then
-                    limit.ended(usual, now - began, self.taken, now)
-                self.running -= counts
-                self._leave(this, now, answered=not isinstance(error, asyncio.CancelledError))
-                raise
-            now = clock()
-            if not streams:
-                limit.ended(usual, now - began, self.taken, now)
-            self.running -= counts
-            self._leave(this, now, answered=True)
-            return reply
-
-        return answer_in_turn
-
-    async def _wait(self) -> None:
+    async def wait(self) -> None:
         """Wait for a place and take it. Raises Overloaded."""
-        call, now, loop = current_call(), self._clock(), asyncio.get_running_loop()
+        call, now, loop = current_call(), self.clock(), asyncio.get_running_loop()
         assert call is not None  # noqa: S101 - this runs in one
         if (
             call.priority is Priority.HIGH
@@ -162,20 +131,20 @@ class Overload:
             self._looking = loop.call_later(LOOK_S, self._look)
         try:
             if not await waiting.place:
-                raise self._overloaded(self._clock())
+                raise self._overloaded(self.clock())
         except asyncio.CancelledError:
             if waiting.place.cancelled():
                 self.waiting -= 1
             elif waiting.place.result():  # cancelled with the place in its hand
                 self.taken -= 1
-                self._hand_out(self._clock())
+                self._hand_out(self.clock())
             raise
         finally:
             timer.cancel()
             _tidy(queue)
 
-    def _leave(self, this: _Served, now: float, *, answered: bool) -> None:
-        self._served.discard(this)
+    def leave(self, this: _Served, now: float, *, answered: bool) -> None:
+        self.served.discard(this)
         if this.placed:
             self.taken -= 1
         if self._unanswered_since is not None and (answered or not self.running):
@@ -189,8 +158,8 @@ class Overload:
         self._looking = None
         if not self.waiting:
             return
-        now = self._clock()
-        for each in self._served:
+        now = self.clock()
+        for each in self.served:
             if each.placed and now > each.overdue_at:
                 each.placed = False
                 self.taken -= 1
@@ -199,7 +168,7 @@ class Overload:
 
     def _has_room(self, priority: Priority) -> bool:
         places = self.limit.places * (HIGH_PLACES if priority is Priority.HIGH else 1)
-        return self.taken < places and self.running < self._most
+        return self.taken < places and self.running < self.most
 
     def _hand_out(self, now: float) -> None:
         """Give what places there are to those who wait."""
@@ -246,6 +215,47 @@ class Overload:
             if stuck:
                 _log.error("no call was answered for %g s, and none finds a place", STUCK_S)
             self.on_stuck()
+
+
+class Turns:
+    """The calls of one method: each takes its turn, and ends it."""
+
+    __slots__ = ("_counts", "_overload", "_usual")
+
+    def __init__(self, overload: Overload, *, streams: bool) -> None:
+        self._overload = overload
+        self._counts = 0 if streams else 1
+        self._usual = Usual()
+
+    def begin(self) -> _Served | None:
+        """A turn for the current call; None: it has to `wait` for one."""
+        overload = self._overload
+        if overload.waiting or overload.taken >= overload.limit.places or overload.running >= overload.most:
+            return None
+        overload.taken += 1
+        return self._begun()
+
+    async def wait(self) -> _Served:
+        """Raises Overloaded."""
+        await self._overload.wait()
+        return self._begun()
+
+    def end(self, turn: _Served, error: BaseException | None) -> None:
+        """The method of a call has ended, by `error` or well."""
+        overload, usual = self._overload, self._usual
+        overload.running -= self._counts
+        now = overload.clock()
+        took_s = now - turn.began
+        if self._counts and (error is None or took_s > usual.seconds):  # a quick failure says nothing
+            overload.limit.ended(usual, took_s, overload.taken, now)
+        overload.leave(turn, now, answered=not isinstance(error, asyncio.CancelledError))
+
+    def _begun(self) -> _Served:
+        overload = self._overload
+        overload.running += self._counts
+        turn = _Served(overload.clock(), self._usual.overdue_s if self._counts else STREAM_S)
+        overload.served.add(turn)
+        return turn
 
 
 def _allowed_s(call: Call, now: float) -> float:

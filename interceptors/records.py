@@ -207,4 +207,3 @@ class Records:
         dropped, failed = self.dropped - self._told[0], self.failed - self._told[1]
         self._told, self._told_at = (self.dropped, self.failed), now
         _log.warning("records of calls were lost: %d found no room, %d could not be written", dropped, failed)
-

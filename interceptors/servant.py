@@ -24,7 +24,8 @@ from hauberk.interceptors.rules import has_rules
 
 Context = grpc.aio.ServicerContext[Any, Any]
 RpcMethod: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Answer = Callable[[Any, Context], Awaitable[bytes]]
+Answer = Callable[[Any, Context], Awaitable[Any]]
+Ending = Callable[[Any, Context], bytes]
 PlainAnswer = Callable[[Any, Any], bytes]
 Reader = Callable[[bytes], Any]
 Writer = Callable[[Any], bytes]
@@ -35,9 +36,9 @@ class Servant:
     """What runs once a call is admitted."""
 
     answer: Answer
-    """Runs the method. A reply, where there is one for a call, is returned; streamed ones go out
-    meanwhile.
-    """
+    """Runs the method. Replies that stream go out meanwhile."""
+    reply: Ending
+    """The bytes of the one reply, from what the method returned; none where replies stream."""
     read_message: Reader
     write_message: Writer
 
@@ -50,7 +51,8 @@ class Servant:
         behaviour = _behaviour(method)
         write = method.response_serializer or bytes
         return cls(
-            _answer(path, behaviour, policy, write),
+            _answer(path, behaviour, policy),
+            _no_reply if policy.response_streaming else _replies(path, write),
             _reader(method.request_deserializer, path, policy),
             _counting(write),
         )
@@ -58,7 +60,7 @@ class Servant:
     @classmethod
     def nobody(cls) -> Self:
         """Runs behind a pipeline that lets no call through."""
-        return cls(_left_out("method"), bytes, bytes)
+        return cls(_left_out("method"), _no_reply, bytes, bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +115,10 @@ def _behaviour(method: RpcMethod) -> Callable[..., Any]:
     return behaviour
 
 
-def _answer(path: str, behaviour: Callable[..., Any], policy: Policy, write: Writer) -> Answer:
+def _answer(path: str, behaviour: Callable[..., Any], policy: Policy) -> Answer:
     called = _called(behaviour)
     if inspect.iscoroutinefunction(called):
-        return _writes(behaviour) if policy.response_streaming else _replies(behaviour, path, write)
+        return behaviour
     if inspect.isasyncgenfunction(called):
         if not policy.response_streaming:
             raise PolicyError(f"method is a generator, but its contract says one reply: {path}")
@@ -160,17 +162,20 @@ def _named(called: Callable[..., Any]) -> object:
     return getattr(called, "__qualname__", called)
 
 
-def _replies(behaviour: Callable[..., Awaitable[Any]], path: str, write: Writer) -> Answer:
+def _replies(path: str, write: Writer) -> Ending:
     promised = _promised(path, write)
 
-    async def answer(request: Any, context: Context) -> bytes:
-        reply = await behaviour(request, context)
+    def reply(returned: Any, context: Context) -> bytes:
         if context.done() or has_failed(context):
             return b""
-        _check_reply(reply, path, promised)
-        return write(reply)
+        _check_reply(returned, path, promised)
+        return write(returned)
 
-    return answer
+    return reply
+
+
+def _no_reply(returned: Any, context: Context) -> bytes:
+    return b""
 
 
 def _promised(path: str, write: Writer) -> str | None:
@@ -194,21 +199,12 @@ def _check_reply(reply: Any, path: str, promised: str | None) -> None:
         raise TypeError(f"{path} returned {returned}, its contract says {promised or 'a reply'}")
 
 
-def _writes(behaviour: Callable[..., Awaitable[None]]) -> Answer:
-    async def answer(request: Any, context: Context) -> bytes:
-        await behaviour(request, context)
-        return b""
-
-    return answer
-
-
 def _generates(behaviour: Callable[..., AsyncIterator[Any]]) -> Answer:
-    async def answer(request: Any, context: Context) -> bytes:
+    async def answer(request: Any, context: Context) -> None:
         # Left at a yield (the deadline passed in write), it would be closed when the collector comes by.
         async with aclosing(behaviour(request, context)) as replies:  # type: ignore[type-var]
             async for reply in replies:
                 await context.write(reply)
-        return b""
 
     return answer
 
@@ -251,7 +247,7 @@ def _plain_left_out(path: str) -> PlainAnswer:
 def _left_out(path: str) -> Answer:
     """A method its author left to the generated class, whose own body is a plain function that raises."""
 
-    async def answer(request: Any, context: Context) -> bytes:
+    async def answer(request: Any, context: Context) -> None:
         raise UnknownMethod(f"method is not implemented: {path}", reason="METHOD_NOT_IMPLEMENTED")
 
     return answer

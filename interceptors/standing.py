@@ -44,10 +44,8 @@ class Standing:
         self._rings_at = math.inf
         self._unsubscribe: Callable[[], None] = lambda: None
 
-    def enter(self, call: Call) -> None:
-        """Watch over `call`, which has just been admitted and runs in this task."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - core runs each call in one
+    def enter(self, call: Call, task: "asyncio.Task[Any]") -> None:
+        """Watch over `call`, which has just been admitted and runs in `task`."""
         self._calls[call] = task
         if self._tick is None:
             loop = asyncio.get_running_loop()

@@ -129,20 +129,14 @@ async def test_stop_waits_for_a_caller_that_reads_its_reply_slowly(stage: Stage,
     await stop
 
 
-async def test_without_cores_inner_parts_the_public_server_serves(
-    stage: Stage, shape: Shape, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_without_cores_inner_parts_no_server_is_made(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another grpcio may have them by other names."""
     with monkeypatch.context() as other:
         other.delattr(cygrpc, "_ServicerContext")
-        await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "gateway"))})
-    assert "malformed path" in caplog.text
-    assert type(stage.server).__module__ == "grpc.aio._server"
-    assert await call(stage.channel("gateway"), shape) == [b"hello"]
-    for name, code in (("Echo", "PERMISSION_DENIED"), ("Other", "UNIMPLEMENTED")):
-        with pytest.raises(AioRpcError) as caught:
-            await call(stage.channel("stranger"), shape, name)
-        assert caught.value.code() is grpc.StatusCode[code]
+        with pytest.raises(RuntimeError, match="cannot serve as a guard needs it: .*_ServicerContext"):
+            guarded_server(stage.new_guard())
 
 
 async def test_a_call_leaves_nothing_for_the_garbage_collector(
