@@ -34,7 +34,12 @@ from scripts.bench.tokens import ISSUERS
 
 LISTEN = "127.0.0.1:0"
 # Its own port: servers that shared one through SO_REUSEPORT would serve one another's calls.
-_OPTIONS = [("grpc.so_reuseport", 0)]
+# Pings: our channel sends more of them than grpc allows by default.
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 250),
+    ("grpc.http2.max_ping_strikes", 0),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
