@@ -17,7 +17,7 @@ from scripts.bench.contract import request
 from scripts.bench.load import Loaded, Shape, load
 from scripts.bench.measures import Cell, Table
 from scripts.bench.processes import CLIENT_CORE, Void, address_of, module, started
-from scripts.bench.proof import prove
+from scripts.bench.proof import check_metrics, prove
 from scripts.bench.targets import Run, Target
 
 LEAST_CPU_US = 30.0
@@ -55,6 +55,8 @@ async def measure(
                 if number:
                     table.add(target.variant.name, shape.name, cell)
             told(f"round {number} of {rounds}" if number else "warmed up")
+        for target, _ in targets:
+            check_metrics(target)
     return table
 
 

@@ -99,8 +99,9 @@ def rows(table: Table) -> list[list[str]]:
         "calls/s",
     ]
     made = [head]
-    for variant, shape in sorted(table.cells, key=lambda key: key[1]):
-        base = bases[variant.partition(" - ")[0]]
+    order = list(bases)
+    for variant, shape in sorted(table.cells, key=lambda key: (key[1], order.index(_plain(key[0])), key[0])):
+        base = bases[_plain(variant)]
         made.append(
             [
                 variant,
@@ -117,6 +118,11 @@ def rows(table: Table) -> list[list[str]]:
             ]
         )
     return made
+
+
+def _plain(variant: str) -> str:
+    """The variant without what it was measured without."""
+    return variant.partition(" - ")[0]
 
 
 def plain(lines: Sequence[Sequence[str]]) -> str:

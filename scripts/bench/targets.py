@@ -66,6 +66,8 @@ class Target:
     spans: Callable[[], int] | None = None
     """Of calls; each that is sampled has to leave `spans_each`."""
     spans_each: int = 1
+    metered: bool = False
+    """Whether it tells how many calls it has served, where its log says."""
 
 
 @dataclass(slots=True)
@@ -149,6 +151,7 @@ class Run:
             headers=self.headers(variant),
             lines=Lines(process.log) if writes else None,
             spans=partial(counted, self.materials.folder, service) if exports else None,
+            metered=variant.ours and "metrics" not in variant.without,
         )
 
     def _channel(self, variant: Variant, address: str) -> grpc.aio.Channel:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scripts.bench.features import Without
+from scripts.bench.features import FEATURES, Without
 from scripts.bench.load import Shape
 from scripts.bench.targets import OUR_THREADS, OURS, Variant
 
 UNARY_32 = Shape(name="unary x32", at_once=32, calls=1000)
-UNARY_1 = Shape(name="unary x1", at_once=1, calls=150)
-STREAM_32 = Shape(name="stream of 10 x32", at_once=32, calls=160, streams=True)
+UNARY_1 = Shape(name="unary x1", at_once=1, calls=400)
+STREAM_32 = Shape(name="stream of 10 x32", at_once=32, calls=400, streams=True)
 SHAPES = (UNARY_32, UNARY_1, STREAM_32)
 
 BARE, AGAIN = "bare", "bare again"
@@ -73,6 +73,7 @@ RATIOS = {
     "threaded_1pct": Ratio(variant=IN_THREADS, to=THREADS, most=(1.12, 1.20)),
     "stream_1pct": Ratio(variant=OURS_1, to=BARE, shape=STREAM_32, most=(1.10, 1.15)),
     "client": Ratio(variant=OUR_CHANNEL, to=BARE, what="client_us", most=(1.05, 1.10)),
+    "client_alone": Ratio(variant=OUR_CHANNEL, to=BARE, shape=UNARY_1, what="client_us", most=(1.05, 1.10)),
     "stock_200_methods": Ratio(variant=MANY, to=STOCK, most=(1.00, 1.05)),
     "methods_200_to_2": Ratio(variant=MANY, to=OURS_1),
     "all_miss": Ratio(variant=FRESH, to=BARE),
@@ -118,6 +119,6 @@ def plan(only: Iterable[str], lacking: Iterable[Without], *, quick: bool) -> Pla
 
 
 def _lacking(variant: Variant, without: Without) -> Variant:
-    said = ", ".join(sorted(without))
+    said = "all" if without == FEATURES.keys() else ", ".join(sorted(without))
     server = f"{variant.server}-{'-'.join(sorted(without))}"
     return replace(variant, name=f"{variant.name} - {said}", server=server, without=without)
