@@ -7,7 +7,7 @@ compared within a round: this machine's own mood does not stay the same for long
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -30,12 +30,12 @@ Make = Callable[[Run], Target]
 
 
 async def measure(
-    plan: Mapping[Make, Sequence[Shape]],
+    plan: Mapping[Make, Mapping[Shape, int]],
     rounds: int,
     folder: Path,
     told: Callable[[str], None] = lambda _: None,
 ) -> Table:
-    """Every variant under its loads in every round; the first round warms up and is forgotten.
+    """Every variant under its loads, in every so many rounds; the first round warms up and is forgotten.
 
     Raises Void where something was not done that ought to have been.
     """
@@ -44,16 +44,17 @@ async def measure(
         address_of(sink, folder)
         run = Run.begin(folder, stack)
         message = request(run.contract)
-        targets = [(make(run), shapes) for make, shapes in plan.items()]
+        targets = [(make(run), under) for make, under in plan.items()]
         await prove([target for target, _ in targets], run)
-        cells = [(target, shape) for target, shapes in targets for shape in shapes]
+        cells = [(target, shape, every) for target, under in targets for shape, every in under.items()]
         table, dice = Table(), random.Random(3)  # noqa: S311
         for number in range(rounds + 1):
             dice.shuffle(cells)
-            for target, shape in cells:
-                cell = await _cell(target, shape, message)
-                if number:
-                    table.add(target.variant.name, shape.name, cell)
+            for target, shape, every in cells:
+                if number % every == 0:
+                    cell = await _cell(target, shape, message)
+                    if number:
+                        table.add(target.variant.name, shape.name, number, cell)
             told(f"round {number} of {rounds}" if number else "warmed up")
         for target, _ in targets:
             check_metrics(target)
