@@ -90,8 +90,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="replace docs/performance.md and its picture")
     parser.add_argument("--report-only", action="store_true", help="end 0 though a promise is missed")
     given = parser.parse_args()
-    if given.write and (given.only or given.quick or given.name == "ads"):
-        parser.error("--write is for a whole run: without --only, --quick and ads")
+    if given.write and (given.only or given.name == "ads"):
+        parser.error("--write is for a run of all figures: without --only and ads")
     return given
 
 

@@ -75,6 +75,9 @@ def line(made: Figures, extra: dict[str, Any]) -> str:
         name: None if found is None else round(found.median, 3) for name, found in made.ratios.items()
     }
     report |= {name: None if found is None else round(found, 2) for name, found in made.times.items()}
+    report["limits"] = {name: ratio.most for name, ratio in RATIOS.items() if ratio.most} | {
+        name: times.least for name, times in TIMES.items()
+    }
     report["missing"] = made.missing
     report["missed"] = made.missed
     report["ci95"] = {
