@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from hauberk.interceptors.alarms import Alarms
-from hauberk.interceptors.call import Call, enter_call
+from hauberk.interceptors.call import Call, within_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.edge import Door
 from hauberk.interceptors.ending import last_word, refusal_of, told_of
@@ -155,10 +155,14 @@ class Served(Call):
             self._exchange.forget()
 
     def _serve(self) -> None:
-        """Run the method. Nothing that it does after the end of the call reaches anybody."""
-        enter_call(self)
+        """Run the method. Nothing that it does after the end of the call reaches anybody.
+
+        Core keeps the context it runs in with the call: a call that stayed in there would hold itself, and
+        with it a stream of its connection, until the garbage collector comes by.
+        """
         try:
-            reply = self._answer()
+            with within_call(self):
+                reply = self._answer()
         except BaseException as error:  # whatever ends a method ends its call, and no more than that
             self._ran()
             self._failed(error)

@@ -3,8 +3,8 @@
     caller --plaintext--> A --mutual TLS--> B --plaintext--> server
 
 A has its core in common with the caller, B with the server; each has one worker. Both write a line for each
-call and trace it; B checks token and SPIFFE ID and counts against a quota. How many spans they export is not
-looked at: that none came of one call in a hundred favours them.
+call and a span for each that is sampled, by the caller's own flag; B checks token and SPIFFE ID and counts
+against a quota.
 """
 
 import json
@@ -19,7 +19,7 @@ from hauberk.certs.credentials import Credentials
 from scripts.bench.contract import CLIENT
 from scripts.bench.materials import TRUST_DOMAIN
 from scripts.bench.processes import CLIENT_CORE, SERVER_CORE, await_port, started
-from scripts.bench.sink import OVER_HTTP, counted
+from scripts.bench.sink import OVER_GRPC, counted
 from scripts.bench.targets import Lines, Run, Target, Variant
 from scripts.bench.tokens import AUDIENCE, ISSUER
 
@@ -52,7 +52,7 @@ def sidecars(variant: Variant, run: Run) -> Target:
 
 def _begin(upstream: int, run: Run) -> None:
     folder, stack = run.materials.folder, run.stack
-    collector = _port((folder / OVER_HTTP).read_text("ascii"))
+    collector = _port((folder / OVER_GRPC).read_text("ascii"))
     to_b, to_a = _free_port(), _free_port()
     served = _presented(run, "server", run.materials.credentials("server"), CLIENT)
     called = _presented(run, CLIENT, run.client, "server")
@@ -97,11 +97,11 @@ def _config(
     if tls is not None:
         context: Json = {"@type": f"{_TLS}DownstreamTlsContext", "require_client_certificate": True} | tls
         listener["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": context}
-    calls = _cluster("upstream", upstream, http2=True)
+    calls = _cluster("upstream", upstream)
     if upstream_tls is not None:
         context = {"@type": f"{_TLS}UpstreamTlsContext"} | upstream_tls
         calls["transport_socket"] = {"name": "tls", "typed_config": context}
-    clusters = [calls, _cluster("collector", collector, http2=False)]
+    clusters = [calls, _cluster("collector", collector)]
     flushed = {"tracing.opentelemetry.flush_interval_ms": _FLUSH_MS}
     return {
         "node": {"id": name, "cluster": name},
@@ -119,9 +119,7 @@ def _connections(name: str, checks: list[Json]) -> Json:
     tracer = {
         "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
         "service_name": name,
-        "http_service": {
-            "http_uri": {"uri": "http://collector/v1/traces", "cluster": "collector", "timeout": "1s"}
-        },
+        "grpc_service": {"envoy_grpc": {"cluster_name": "collector"}, "timeout": "1s"},
     }
     route: Json = {"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}}
     manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
@@ -195,12 +193,14 @@ def _presented(run: Run, own: str, credentials: Credentials, other: str) -> Json
     }
 
 
-def _cluster(name: str, port: int, *, http2: bool) -> Json:
+def _cluster(name: str, port: int) -> Json:
     endpoint = {"endpoint": {"address": _address(port)}}
     load = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
     options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    spoken: Json = {"http2_protocol_options" if http2 else "http_protocol_options": {}}
-    protocol = {"@type": f"type.googleapis.com/{options}", "explicit_http_config": spoken}
+    protocol = {
+        "@type": f"type.googleapis.com/{options}",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
     return {
         "name": name,
         "type": "STATIC",

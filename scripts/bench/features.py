@@ -17,8 +17,10 @@ Without = frozenset[str]
 
 
 def left_out(text: str) -> Without:
-    """The features that "token,quota" names. Raises ValueError for one that there is not."""
+    """The features that "token,quota" names, or "all". Raises ValueError for one that there is not."""
     names = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if names == {"all"}:
+        return frozenset(FEATURES)
     if unknown := names - FEATURES.keys():
         raise ValueError(f"no such feature: {', '.join(sorted(unknown))}; there are {', '.join(FEATURES)}")
     return names | {"roles"} if "token" in names else names

@@ -49,28 +49,26 @@ class Cell:
 
 @dataclass(slots=True)
 class Table:
-    """All cells: by variant, by shape, one for each round."""
+    """All cells: by variant and shape, and then by the number of their round."""
 
-    cells: dict[tuple[str, str], list[Cell]] = field(default_factory=dict)
+    cells: dict[tuple[str, str], dict[int, Cell]] = field(default_factory=dict)
 
-    def add(self, variant: str, shape: str, cell: Cell) -> None:
-        self.cells.setdefault((variant, shape), []).append(cell)
+    def add(self, variant: str, shape: str, number: int, cell: Cell) -> None:
+        self.cells.setdefault((variant, shape), {})[number] = cell
 
     def has(self, variant: str, shape: str) -> bool:
         return (variant, shape) in self.cells
 
     def column(self, variant: str, shape: str, what: str) -> list[float]:
-        return [getattr(cell, what) for cell in self.cells[variant, shape]]
+        return [getattr(cell, what) for cell in self.cells[variant, shape].values()]
 
     def ratio(self, variant: str, to: str, shape: str, what: str = "server_us") -> Estimate:
         """`variant` over `to`, paired round by round."""
-        pairs = zip(self.column(variant, shape, what), self.column(to, shape, what), strict=True)
-        return Estimate.of([one / other for one, other in pairs])
+        return Estimate.of([one / other for one, other in self._pairs(variant, to, shape, what)])
 
     def added(self, variant: str, to: str, shape: str, what: str) -> Estimate:
         """How much `variant` takes more than `to`, paired round by round."""
-        pairs = zip(self.column(variant, shape, what), self.column(to, shape, what), strict=True)
-        return Estimate.of([one - other for one, other in pairs])
+        return Estimate.of([one - other for one, other in self._pairs(variant, to, shape, what)])
 
     def spread(self, variant: str, to: str, shape: str, what: str) -> float:
         """How far two of a kind are apart at most, by the interval of their ratio, in the unit of `what`."""
@@ -80,5 +78,10 @@ class Table:
 
     def latency_ms(self, variant: str, shape: str, share: float) -> float:
         """A quantile over the calls of all rounds."""
-        every = sorted(each for cell in self.cells[variant, shape] for each in cell.latencies)
+        every = sorted(each for cell in self.cells[variant, shape].values() for each in cell.latencies)
         return every[min(len(every) - 1, int(share * len(every)))] * 1000
+
+    def _pairs(self, variant: str, to: str, shape: str, what: str) -> list[tuple[float, float]]:
+        """Both values of each round that has both."""
+        one, other = self.cells[variant, shape], self.cells[to, shape]
+        return [(getattr(one[at], what), getattr(other[at], what)) for at in one if at in other]

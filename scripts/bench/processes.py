@@ -46,7 +46,10 @@ class Process:
 def started(
     name: str, command: Sequence[str], folder: Path, *, core: int | None = SERVER_CORE
 ) -> Iterator[Process]:
-    """A process of `command`, its output in FOLDER/NAME.log; ended with the block."""
+    """A process of `command`, its output in FOLDER/NAME.log; ended with the block.
+
+    Those of ours end with their stdin; others are told by SIGTERM.
+    """
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         running = _run(command, output, core)
@@ -55,6 +58,8 @@ def started(
     finally:
         if running.stdin is not None:
             running.stdin.close()
+        if command[0] != sys.executable:
+            running.terminate()
         try:
             running.wait(5)
         except subprocess.TimeoutExpired:

@@ -4,18 +4,21 @@ A check that does not run costs nothing, and would look cheap.
 """
 
 import asyncio
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from scripts.bench.contract import CLIENT, DEADLINE_S, UNARY, request
+from scripts.bench.contract import CLIENT, DEADLINE_S, SERVICE, UNARY, request
 from scripts.bench.processes import Void
 from scripts.bench.targets import Run, Target
 
 SETTLED_S = 3.0
 """Until lines and spans of refused calls are written: they must not be counted as those of others."""
+_BEGINS = 16 * 1024
+"""Bytes of a log in which a server has said where its metrics are."""
 _STOLEN = {"x5t#S256": "A" * 43}
 
 
@@ -40,6 +43,24 @@ async def prove(targets: Sequence[Target], run: Run) -> None:
                     name = target.variant.name
                     raise Void(f"{name} does not enforce {bad.feature}: {found}, not {bad.status}")
     await asyncio.sleep(SETTLED_S)
+
+
+def check_metrics(target: Target) -> None:
+    """Raise Void unless the metrics of `target` tell of as many calls as its log."""
+    if not target.metered or target.lines is None:
+        return
+    with target.processes[0].log.open("rb") as log:
+        begins = log.read(_BEGINS).decode("utf-8", "replace")
+    address = begins.partition("metrics are at ")[2].partition("\n")[0]
+    with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - http, of this machine
+        told = answer.read().decode()
+    begun = sum(
+        float(line.rpartition(" ")[2])
+        for line in told.splitlines()
+        if line.startswith("grpc_server_call_started_total{") and SERVICE in line
+    )
+    if begun != target.lines.read():
+        raise Void(f"{target.variant.name}: metrics of {begun:.0f} calls, {target.lines.count} lines")
 
 
 def _bad(target: Target, run: Run) -> list[_Bad]:

@@ -24,6 +24,7 @@ from hauberk.interceptors.peer import Trust
 from hauberk.memory import few_heaps
 from hauberk.recording import Recording
 from hauberk.server import MeshServer
+from hauberk.settings import Settings
 from hauberk.threaded import WORKERS, ThreadedServer
 from hauberk.token_issuers import Believed, KeyKeepers
 from scripts.bench.contract import SERVICE, contract, handlers
@@ -34,7 +35,12 @@ from scripts.bench.tokens import ISSUERS
 
 LISTEN = "127.0.0.1:0"
 # Its own port: servers that shared one through SO_REUSEPORT would serve one another's calls.
-_OPTIONS = [("grpc.so_reuseport", 0)]
+# Pings: our channel sends more of them than grpc allows by default.
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 250),
+    ("grpc.http2.max_ping_strikes", 0),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +111,18 @@ async def _of_the_mesh(kind: type[MeshServer], told: Told) -> AsyncIterator[str]
     folder, without = told.materials.folder, told.without
     name = f"spiffe://{TRUST_DOMAIN}/{told.name}"
     credentials = Watch(told.materials.credentials("server"))
-    recording = Recording(
-        name,
+    settings = Settings(
+        name="server",
+        state_dir=folder / f"{told.name}.state",
+        enrolment="127.0.0.1:1",
+        roots=folder,
         access_log="log" not in without,
-        audit_dir=folder / f"{told.name}.audit",
         metrics_listen=None if "metrics" in without else LISTEN,
         otlp_endpoint=None if "spans" in without else f"http://{(folder / OVER_GRPC).read_text('ascii')}",
+        token_issuers=folder / ISSUERS,
     )
-    believed = Believed.of(folder / ISSUERS)
+    recording = Recording.of(settings, name)
+    believed = Believed.of(settings.token_issuers)
     assert believed is not None  # noqa: S101 - there is a file
     keepers = KeyKeepers(believed, name)
     server = kind(

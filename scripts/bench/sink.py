@@ -1,7 +1,7 @@
-"""Where spans are sent: `python -m scripts.bench.sink FOLDER`, OTLP over HTTP and over gRPC.
+"""Where spans and metrics are sent: `python -m scripts.bench.sink FOLDER`, OTLP over HTTP and over gRPC.
 
-It ends with its stdin. How many came from each service it says in FOLDER/spans.json. What it costs counts as
-nobody's.
+It ends with its stdin. How many spans came from each service it says in FOLDER/spans.json. What it costs
+counts as nobody's.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import uvloop
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 COUNTS = "spans.json"
@@ -55,6 +56,13 @@ class _Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
+class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+    """Takes them, as a collector does, and does nothing with them."""
+
+    async def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
 async def serve(folder: Path) -> None:
     counts = _Counts(folder)
 
@@ -68,6 +76,7 @@ async def serve(folder: Path) -> None:
 
     over_grpc = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Collector(counts), over_grpc)  # type: ignore[no-untyped-call, unused-ignore]
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(_Metrics(), over_grpc)  # type: ignore[no-untyped-call, unused-ignore]
     port = over_grpc.add_insecure_port("127.0.0.1:0")
     await over_grpc.start()
     (folder / OVER_GRPC).write_text(f"127.0.0.1:{port}", "ascii")

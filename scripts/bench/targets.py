@@ -66,6 +66,8 @@ class Target:
     spans: Callable[[], int] | None = None
     """Of calls; each that is sampled has to leave `spans_each`."""
     spans_each: int = 1
+    metered: bool = False
+    """Whether it tells how many calls it has served, where its log says."""
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ class Lines:
 
     log: Path
     count: int = 0
-    _sampled: list[float] = field(default_factory=list)
+    _drawn: list[float] = field(default_factory=list)
     _offset: int = 0
     _rest: bytes = field(default=b"")
 
@@ -86,15 +88,15 @@ class Lines:
         self._offset += len(read)
         *whole, self._rest = (self._rest + read).split(b"\n")
         for line in whole:
-            if SERVICE.encode() in line:
+            if line.startswith(b"{") and SERVICE.encode() in line:  # others tell of refused tokens
                 self.count += 1
-                if b'"trace.id"' in line:
-                    self._sampled.append(int(msgspec.json.decode(line)["trace.id"][16:], 16) / 2**64)
+                trace_id = msgspec.json.decode(line).get("trace.id", "f" * 32)
+                self._drawn.append(int(trace_id[16:], 16) / 2**64)
         return self.count
 
     def begun_sampled(self, since: int, ratio: float) -> int:
         """Of the traces of the lines after the first `since`: how many a ratio of the trace id samples."""
-        return sum(drawn < ratio for drawn in self._sampled[since:])
+        return sum(drawn < ratio for drawn in self._drawn[since:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,7 @@ class Run:
             headers=self.headers(variant),
             lines=Lines(process.log) if writes else None,
             spans=partial(counted, self.materials.folder, service) if exports else None,
+            metered=variant.ours and "metrics" not in variant.without,
         )
 
     def _channel(self, variant: Variant, address: str) -> grpc.aio.Channel:

@@ -77,6 +77,20 @@ async def test_refused_call_holds_nothing_that_a_collector_would_have_to_find(st
         gc.enable()
 
 
+async def test_call_that_has_ended_keeps_no_stream_of_its_connection(stage: Stage) -> None:
+    """Where one would until the garbage collector comes by, a connection is of no use after 100 calls."""
+    said = policy("Echo", Shape.UNARY_UNARY, "*")
+    few = [("grpc.max_concurrent_streams", 10)]
+    await stage.serve({"Echo": (Shape.UNARY_UNARY, echo(Shape.UNARY_UNARY), said)}, options=few)
+    channel = stage.channel("gateway")
+    gc.disable()
+    try:
+        for _ in range(30):
+            assert await call(channel, Shape.UNARY_UNARY) == [b"hello"]
+    finally:
+        gc.enable()
+
+
 def _calls() -> list[Call]:
     """Those that anything holds; tests before this one may have left some."""
     return [each for each in gc.get_objects() if isinstance(each, Call)]
