@@ -54,6 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Children heed Ctrl-C even where we were started in the background, and so told to ignore it."""
+    """Children heed Ctrl-C and the end of a terminal even where we were told to ignore them (by nohup, say).
+
+    What a process ignores its children ignore too; what it handles, they do not.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # we ourselves outlive our terminal as before
