@@ -6,12 +6,17 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgresql import postgresql
 from tests.turns import Turns
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TURNS = pytest.StashKey[Turns]()
+
+# What an example may take says nothing about us on a machine that others use too.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
