@@ -2,14 +2,21 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgresql import postgresql
+from tests.turns import Turns
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TURNS = pytest.StashKey[Turns]()
+
+# What an example may take says nothing about us on a machine that others use too.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,15 +52,53 @@ def postgresql_server() -> Iterator[str]:
         yield url
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker for each file, and one for all tests of faults: they load the machine one after the other."""
+def pytest_configure(config: pytest.Config) -> None:
+    """What xdist calls basetemp is this worker's folder in the one of the run."""
+    if hasattr(config, "workerinput"):
+        config.stash[TURNS] = Turns(Path(config.option.basetemp).parent)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A worker for each file, and one for all tests of faults: they load the machine one after the other.
+
+    Those take longest, and so begin. Tests that are alone come last, when little is left to wait for them.
+    """
+    if TURNS not in config.stash:
+        return
     for item in items:
-        faults = item.path.parent.name == "faults"
-        item.add_marker(pytest.mark.xdist_group("faults" if faults else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    places = {"faults": 0, "alone": 2}
+    items.sort(key=lambda item: places.get(_group(item), 1))
+
+
+def _group(item: pytest.Item) -> str:
+    if item.get_closest_marker("alone"):
+        return "alone"
+    return "faults" if item.path.parent.name == "faults" else str(item.path)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Around all else, the clock of pytest-timeout too: a wait for a turn is nobody's time."""
+    turns = item.config.stash.get(TURNS, None)
+    if turns is None:
+        return (yield)
+    turns.enter(alone=_group(item) == "alone")
+    try:
+        return (yield)
+    finally:
+        turns.leave(stays=nextitem is not None and _group(nextitem) == "alone")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Children heed Ctrl-C even where we were started in the background, and so told to ignore it."""
+    """Children heed Ctrl-C and the end of a terminal even where we were told to ignore them (by nohup, say).
+
+    What a process ignores its children ignore too; what it handles, they do not.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # we ourselves outlive our terminal as before

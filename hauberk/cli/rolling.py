@@ -180,9 +180,9 @@ class RollingRestart:
             await self._pause(child)
 
     async def _stays(self, child: Child) -> None:
-        """Wait until `child` has run for a while."""
+        """Wait until one process of `child` has run for a while. A pause between two starts is no run."""
         since, process = time.monotonic(), child.process
-        while time.monotonic() - since < STEADY_S:
+        while process is None or time.monotonic() - since < STEADY_S:
             await self._pause(child)
             if child.process is not process:
                 since, process = time.monotonic(), child.process

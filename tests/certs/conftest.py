@@ -4,15 +4,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from hauberk.certs.authority import Authority
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.identity import SpiffeId
-
-# What an example may take says nothing about us on a machine that others use too.
-settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared machine")
 
 
 class Mint:

@@ -129,6 +129,7 @@ def test_the_version_is_the_packages(tmp_path: Path) -> None:
     assert run(tmp_path, "--version").stdout.strip() == f"hauberk, version {hauberk.__version__}"
 
 
+@pytest.mark.alone
 def test_help_answers_within_a_second(tmp_path: Path) -> None:
     run(tmp_path, "--help")
     began = time.monotonic()

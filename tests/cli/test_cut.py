@@ -79,6 +79,7 @@ def test_no_pair_of_writes_is_torn(two: list[SqliteFile], tmp_path: Path) -> Non
     assert len(first) > 20, "somebody wrote meanwhile"
 
 
+@pytest.mark.alone
 def test_writers_are_held_up_for_the_instant_only(two: list[SqliteFile]) -> None:
     with cut(two) as taken:
         began = time.monotonic()

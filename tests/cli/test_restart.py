@@ -16,13 +16,14 @@ from hauberk.cli.state import State
 from hauberk.cli.up_socket import Request, ask
 from tests.mesh.running import COMMAND, clean_environment, hauberk, running
 
+# What is broken is seen to run before it ends; the pauses between its starts are longer than it has to stay.
 MESH = """
 trust_domain = "idle.test"
 [workloads.steady]
 command = ["sleep", "600"]
 replicas = 2
 [workloads.fragile]
-command = ["sh", "-c", "test -e broken && echo no such table && exit 3; exec sleep 600"]
+command = ["sh", "-c", "test -e broken && sleep 0.3 && echo no such table && exit 3; exec sleep 600"]
 replicas = 2
 """
 

@@ -38,6 +38,7 @@ async def watched(record: Record) -> AsyncIterator[tuple[Supervisor, Child, int]
         yield supervisor, child, int(record.texts()[0])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP], ids=lambda number: number.name)
 async def test_a_child_that_stands_still_is_killed_and_started_again(number: signal.Signals) -> None:
     record = Record()
@@ -53,6 +54,7 @@ async def test_a_child_that_stands_still_is_killed_and_started_again(number: sig
     assert child.last_ending == f"was stopped by {number.name} for 1 s, and killed"
 
 
+@pytest.mark.alone
 async def test_a_child_that_goes_on_in_time_lives() -> None:
     record = Record()
     async with watched(record) as (_, child, pid):

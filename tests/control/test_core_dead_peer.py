@@ -3,11 +3,13 @@
 import asyncio
 
 import grpc
+import pytest
 
 from tests.control.core_mesh import CATALOG, CONTROL_NAME, CoreMesh, Workload
 from tests.relay import Relay
 
 
+@pytest.mark.alone
 async def test_a_silent_replica_is_dropped_within_keepalive_and_grace(mesh: CoreMesh) -> None:
     """2 s until the silence is noticed, 3 s in which the replica could come back."""
     credentials = (await mesh.join("catalog", [CATALOG])).credentials

@@ -94,6 +94,7 @@ async def _call(channel: grpc.aio.Channel, shape: str) -> grpc.aio.AioRpcError:
     raise AssertionError("it ended well")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_call_that_does_not_end_is_told_to_come_back_before_the_drain_ends(
     town: Town, shape: str
@@ -111,6 +112,7 @@ async def test_a_call_that_does_not_end_is_told_to_come_back_before_the_drain_en
     assert [(info.reason, info.domain) for info in error_infos(error)] == [("DRAINING", "hauberk")]
 
 
+@pytest.mark.alone
 async def test_a_method_that_does_not_heed_its_end_holds_up_nobody(town: Town) -> None:
     endless, server = Endless(), town.server()
     endless.add_to(server)
@@ -138,6 +140,7 @@ async def test_many_streams_of_one_caller_are_all_told(town: Town) -> None:
     assert told == ["DRAINING"] * 50
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("told", [True, False])
 async def test_a_server_lingers_only_where_callers_were_told(town: Town, told: bool) -> None:
     class Announced:

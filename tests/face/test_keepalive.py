@@ -62,6 +62,7 @@ async def error_of(channel: grpc.aio.Channel, method: str) -> grpc.aio.AioRpcErr
     return None
 
 
+@pytest.mark.alone
 async def test_a_server_that_falls_silent_is_noticed(town: Town) -> None:
     """Early enough for a read of two seconds to be repeated elsewhere."""
     address, holding = await serve(town)
@@ -93,6 +94,7 @@ async def test_a_server_that_hangs_up_was_not_silent(town: Town) -> None:
         await channel.close()
 
 
+@pytest.mark.alone
 async def test_a_caller_that_falls_silent_gives_its_places_back(town: Town) -> None:
     address, holding = await serve(town, places=1)
     neighbour = dial(town, address)

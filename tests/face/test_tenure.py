@@ -176,6 +176,7 @@ async def test_who_is_revoked_stops_serving_and_says_so(
     assert "gateway was revoked" in caplog.text
 
 
+@pytest.mark.alone
 async def test_who_is_revoked_ends_the_streams_it_serves_at_once(control: Control) -> None:
     catalog = await control.member("catalog", ends=True)
     server = catalog.server(drain_seconds=10)
@@ -202,6 +203,7 @@ class Silent(catalog_pb2_grpc.CatalogServicer):
         await asyncio.sleep(60)
 
 
+@pytest.mark.alone
 async def test_streams_to_a_revoked_server_end_at_their_callers_whatever_it_does(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:

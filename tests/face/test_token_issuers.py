@@ -111,6 +111,7 @@ def forge() -> Forge:
     return Forge()
 
 
+@pytest.mark.alone
 async def test_storm_of_unknown_keys_fetches_once_per_interval(town: Town, forge: Forge) -> None:
     again_s, began = 0.4, time.monotonic()
     with Publisher(plain(jwks(jwk(forge.key, KID)))) as publisher:
@@ -125,6 +126,7 @@ async def test_storm_of_unknown_keys_fetches_once_per_interval(town: Town, forge
         assert 3 <= len(publisher.asked) <= 1 + (time.monotonic() - began) / again_s
 
 
+@pytest.mark.alone
 async def test_no_call_waits_for_an_issuer_that_is_slow(town: Town, forge: Forge) -> None:
     with Publisher(plain(jwks(jwk(forge.key, KID)))) as publisher:
         async with keeping(town, lambda: fetch(publisher.url, 2.0), again_s=0.05) as (_, channel):

@@ -20,6 +20,7 @@ SLOWER = 8.0
 """
 
 
+@pytest.mark.alone
 @pytest.mark.soak
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="server and load need a core each: run on two")

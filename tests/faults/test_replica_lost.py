@@ -123,6 +123,7 @@ async def shop(
         assert trade.strays() == []
 
 
+@pytest.mark.alone
 @pytest.mark.soak
 @pytest.mark.timeout(240)
 async def test_a_killed_replica_costs_no_read(tmp_path: Path, soaking: bool) -> None:
@@ -133,6 +134,7 @@ async def test_a_killed_replica_costs_no_read(tmp_path: Path, soaking: bool) -> 
             await trade.returns(replica, trade.mesh.start(replica))
 
 
+@pytest.mark.alone
 @pytest.mark.soak
 @pytest.mark.timeout(240)
 async def test_a_replica_frozen_within_a_write_costs_no_read_and_finds_its_way_back(
@@ -158,6 +160,7 @@ async def test_a_replica_frozen_within_a_write_costs_no_read_and_finds_its_way_b
                 assert trade.mesh.said(replica, wrong) == []
 
 
+@pytest.mark.alone
 @pytest.mark.soak
 @pytest.mark.timeout(240)
 async def test_a_replica_that_is_cut_off_costs_no_read_and_finds_its_way_back(
@@ -172,6 +175,7 @@ async def test_a_replica_that_is_cut_off_costs_no_read_and_finds_its_way_back(
                 await trade.returns(replica, asyncio.to_thread(cable.mend))
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 async def test_a_replica_cut_off_from_control_alone_is_called_no_more_and_hears_of_changes_after(
     tmp_path: Path,

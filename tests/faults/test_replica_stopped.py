@@ -36,6 +36,7 @@ BACK_S = 10.0
 """Within which another process serves in its place."""
 
 
+@pytest.mark.alone
 @pytest.mark.soak
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(sys.platform != "linux", reason="who holds a lock is asked as Linux is asked")

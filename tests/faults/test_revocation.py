@@ -56,6 +56,7 @@ async def hauberk(folder: Path, *arguments: str) -> tuple[int, str]:
     return command.returncode, said.decode()
 
 
+@pytest.mark.alone
 @pytest.mark.soak
 @pytest.mark.timeout(150)
 async def test_a_revoked_caller_is_refused_everywhere_within_a_second(tmp_path: Path, soaking: bool) -> None:
@@ -203,6 +204,7 @@ def _told(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str]:
     return error.code(), "".join(info.reason for info in error_infos(error))
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 async def test_a_revoked_server_ends_what_it_serves_and_comes_back_when_reinstated(tmp_path: Path) -> None:
     """Reinstated too early, certificates that were refused would be let in again."""

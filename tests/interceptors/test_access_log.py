@@ -120,7 +120,7 @@ async def test_stream_that_fails_costs_the_line_and_not_the_call(stage: Stage, e
     channel = stage.channel()
     assert await call(channel, UNARY) == [b"hello"]
     assert await call(channel, UNARY) == [b"hello"]
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.flush()
     assert log.dropped == 2
 

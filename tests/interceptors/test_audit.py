@@ -50,7 +50,7 @@ async def test_call_is_written_before_it_begins_and_when_it_has_ended(
     log = AuditLog(tmp_path / "audit", ME)
     records = await served(stage, log, audited(shape))
     await call(stage.channel(), shape)
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.close()
     begun, ended = lines(tmp_path / "audit", "calls.log")
     assert (begun["event.action"], ended["event.action"]) == ("begun", "ended")
@@ -71,7 +71,7 @@ async def test_refusal_is_written_whatever_the_method_says(
     records = await served(stage, log, policy("Echo", shape, "gateway"))
     await call(stage.channel(), shape)
     await refused(stage, shape, "stranger")
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.close()
     (line,) = lines(tmp_path / "audit", "refusals.log")
     assert line["event.action"] == "refused"
@@ -115,7 +115,7 @@ async def test_while_the_disk_is_full_no_marked_method_begins_and_none_is_forgot
         assert 1 <= len(told) <= 4, "it is said, and not for every call"
         disk.free()
         await call(stage.channel(), shape)
-        await stage.server.stop(None)
+        await stage.server.stop(5)
         records.close()
     finally:
         log.close()
@@ -166,7 +166,7 @@ async def test_what_no_memory_is_left_for_is_counted_and_told(
     records = await served(stage, log, policy("Echo", UNARY, "nobody"))
     for _ in range(5):
         await refused(stage)
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.close()
     assert log.lost == 2
     log.close()

@@ -57,7 +57,7 @@ async def test_call_whose_message_never_comes_is_ended_and_its_place_freed(
     stage: Stage, shape: Shape, raw: Raw
 ) -> None:
     ran: list[Any] = []
-    await serve(stage, shape, ran, in_flight_per_peer=1, first_message_s=0.05)
+    await serve(stage, shape, ran, in_flight_per_peer=1, first_message_s=0.3)
     trailers = await raw(lambda connection: connection.trailers(connection.open(path("Echo"))))
     assert trailers["grpc-status"] == DEADLINE_EXCEEDED
     assert trailers["grpc-message"] == b"deadline passed: first message"

@@ -107,7 +107,7 @@ async def test_calls_are_counted_as_they_begin_and_as_they_end(stage: Stage, sha
     go_on.set()
     with pytest.raises(AioRpcError):
         await waiting
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.flush()
     measured = metrics.measured(records.running())
     assert measured.in_flight == {}

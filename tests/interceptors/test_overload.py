@@ -79,6 +79,7 @@ async def started(stage: Stage, name: str, request: bytes, **how: Any) -> Any:
     return made
 
 
+@pytest.mark.alone
 async def test_call_that_finds_no_place_is_refused_and_told_to_stay_away(stage: Stage, shape: Shape) -> None:
     slow = await busy(stage, shape)
     taken = await started(stage, "Slow", b"first")
@@ -98,6 +99,7 @@ async def test_call_that_finds_no_place_is_refused_and_told_to_stay_away(stage: 
     assert await call(stage.guarded(), shape) == [b"hello"]
 
 
+@pytest.mark.alone
 async def test_call_waits_for_a_share_of_its_time_and_no_longer(stage: Stage) -> None:
     await busy(stage)
     await started(stage, "Slow", b"first")
@@ -291,6 +293,7 @@ async def test_what_every_server_answers_is_asked_nothing_of_overload(stage: Sta
     assert await call(stage.guarded(), UNARY) == [b"hello"]
 
 
+@pytest.mark.alone
 async def test_server_is_stuck_once_nobody_was_answered_for_long_and_until_somebody_is(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +311,7 @@ async def test_server_is_stuck_once_nobody_was_answered_for_long_and_until_someb
     assert told == [True, False]
 
 
+@pytest.mark.alone
 async def test_server_that_is_asked_nothing_more_is_stuck_no_more(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,7 @@ async def test_sizes_are_those_of_the_messages(stage: Stage, shape: Shape) -> No
     )
     requests = [b"12345", b"1234567"] if shape.requests_stream else [b"12345"]
     replies = await call(stage.channel(), shape, requests=requests)
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.flush()
     (record,) = kept.records
     assert (record.received, record.sent) == (sum(map(len, requests)), sum(map(len, replies)))
@@ -193,7 +193,7 @@ async def test_load_with_every_ending_leaves_a_line_for_each_call(stage: Stage, 
 
     for _ in range(10):
         await asyncio.gather(*(one(("Echo", "Odd", "Nobody")[number % 3]) for number in range(20)))
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records = await stage.records(200)
     assert len({line["span.id"] for line in records}) == len(records) == 200
 

@@ -82,6 +82,7 @@ async def test_stop_before_the_first_call_ends(stage: Stage) -> None:
     await asyncio.wait_for(stage.server.stop(5), 5)
 
 
+@pytest.mark.alone
 async def test_stop_does_not_wait_for_a_caller_that_says_nothing_any_more(stage: Stage, raw: Raw) -> None:
     """Core would: for the answer to its farewell, as for a call that it neither handed on nor refused."""
     connected, stopped = threading.Event(), threading.Event()

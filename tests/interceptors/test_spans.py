@@ -70,7 +70,7 @@ async def by_records(stage: Stage, shape: Shape, behaviours: dict[str, Behaviour
         guard=stage.new_guard(records=records),
     )
     await each_called(stage.channel(), shape, behaviours)
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.flush()
     return spans.next(100)
 
@@ -129,7 +129,7 @@ async def test_refusal_is_seen_with_who_and_why(stage: Stage, shape: Shape) -> N
     for name, called in (("stranger", "Echo"), ("gateway", "Odd")):
         with pytest.raises(AioRpcError):
             await call(stage.channel(name), shape, called)
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.flush()
     forbidden, odd = spans.next(100)
     assert attributes(forbidden)["hauberk.reason"] == "CALLER_NOT_ALLOWED"
@@ -151,7 +151,7 @@ async def test_child_is_sampled_as_its_parent_and_a_root_by_ratio(
     guard = stage.new_guard(records=records, trace_ratio=ratio)
     await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "*"))}, guard=guard)
     await call(stage.channel(), shape, metadata=() if header is None else (("traceparent", header),))
-    await stage.server.stop(None)
+    await stage.server.stop(5)
     records.flush()
     assert len(spans.next(10)) == sampled
 

@@ -56,6 +56,7 @@ class Deaf:
         return b"too late"
 
 
+@pytest.mark.alone
 async def test_caller_hears_at_the_deadline_though_the_method_goes_on(stage: Stage) -> None:
     deaf = Deaf()
     guard = await serve(stage, {"Deaf": (UNARY, deaf)})
@@ -232,6 +233,7 @@ async def test_asyncio_methods_are_refused_when_they_are_added(stage: Stage, sha
         stage.new_guard().add(SERVICE, {"Echo": bare(coroutine, shape)}, {"Echo": policy("Echo", shape, "*")})
 
 
+@pytest.mark.alone
 async def test_server_lives_on_where_a_thread_cannot_be_started(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,6 +52,7 @@ def until_it_answers(engine: Engine) -> float:
             return time.monotonic() - began
 
 
+@pytest.mark.alone
 def test_the_first_wait_a_moment_the_next_not_at_all_and_nobody_has_to_mend_it(
     server: Postgresql, engine: Engine
 ) -> None:
@@ -65,6 +66,7 @@ def test_the_first_wait_a_moment_the_next_not_at_all_and_nobody_has_to_mend_it(
     assert until_it_answers(engine) < 3
 
 
+@pytest.mark.alone
 def test_a_lock_that_is_waited_for_is_no_silence(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE things (number integer)"))
@@ -78,6 +80,7 @@ def test_a_lock_that_is_waited_for_is_no_silence(engine: Engine) -> None:
         assert waiter.scalar(text("SELECT 1")) == 1
 
 
+@pytest.mark.alone
 def test_several_locks_that_are_waited_for_are_no_silence_either(engine: Engine) -> None:
     """Each wait is short enough, and all together are longer than that for an answer."""
     with engine.begin() as connection:
@@ -103,6 +106,7 @@ def hold(connection: Connection, table: str) -> None:
     connection.execute(text(f"LOCK TABLE {table}"))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("goes_on", ["with a statement", "with its commit"])
 def test_a_transaction_that_lies_about_gives_its_locks_back_and_changes_nothing(
     engine: Engine, goes_on: str

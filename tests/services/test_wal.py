@@ -44,6 +44,7 @@ def length(path: Path) -> int:
     return path.with_name(f"{path.name}-wal").stat().st_size
 
 
+@pytest.mark.alone
 def test_under_readers_that_never_pause_the_log_stays_short(engine: Engine, path: Path) -> None:
     """Two engines stand for two replicas, neither of which knows of the other's readers."""
     twin, stopping = opened(path), threading.Event()
@@ -71,6 +72,7 @@ def test_under_readers_that_never_pause_the_log_stays_short(engine: Engine, path
     assert longest < wal.MOST_BYTES + 6 * MIB, f"{longest / MIB:.1f} MiB"
 
 
+@pytest.mark.alone
 def test_a_reader_that_stays_holds_nobody_up_for_long_and_the_log_goes_after_it(
     engine: Engine, path: Path
 ) -> None:

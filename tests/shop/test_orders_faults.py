@@ -113,6 +113,7 @@ def only_order(shop: Shop) -> Order:
     return order
 
 
+@pytest.mark.alone
 async def test_a_callee_that_does_not_answer_in_time_is_undone_within_the_callers_deadline(
     shop: Shop,
 ) -> None:
@@ -145,6 +146,7 @@ async def test_a_caller_who_hangs_up_in_the_middle_leaves_a_whole_order(shop: Sh
     assert await shop.orders.PlaceOrder(REQUEST, timeout=WITHIN_S) == placed
 
 
+@pytest.mark.alone
 async def test_a_callers_deadline_that_passes_while_the_order_is_undone_does_not_stop_that(
     shop: Shop,
 ) -> None:
@@ -233,6 +235,7 @@ async def test_an_order_that_a_twin_replica_works_on_is_waited_for(shop: Shop) -
     assert shop.left("T-HELM") == 8
 
 
+@pytest.mark.alone
 async def test_an_order_still_being_placed_when_time_runs_out_says_so(shop: Shop) -> None:
     slow = SlowPayments(shop)
     await shop.start(payments=slow)

@@ -6,6 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import pytest
+
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tests.shop.stage import NewShop, Shop
 
@@ -15,6 +17,7 @@ CONNECTIONS = 15
 """More than SQLAlchemy would open by itself."""
 
 
+@pytest.mark.alone
 async def test_reads_are_answered_while_writes_wait_for_a_lock(new_shop: NewShop) -> None:
     """As it is while a process is frozen in the middle of a write to the SQLite file that both have."""
     shop = new_shop()
