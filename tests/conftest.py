@@ -9,6 +9,8 @@ import pytest
 
 from tests.postgresql import postgresql
 
+pytest_plugins = ["hauberk.pytest_plugin"]
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
