@@ -116,6 +116,7 @@ class Overload:
             else:
                 self.taken += 1
             self.running += counts
+            usual.running += counts
             began = clock()
             this = _Served(began + (STREAM_S if streams else usual.overdue_s))
             served.add(this)
@@ -126,9 +127,11 @@ class Overload:
                 if not streams and now - began > usual.seconds:  # to fail may be quick, and says nothing then
                     limit.ended(usual, now - began, self.taken, now)
                 self.running -= counts
+                usual.running -= counts
                 self._leave(this, now, answered=not isinstance(error, asyncio.CancelledError))
                 raise
             now = clock()
+            usual.running -= counts
             if not streams:
                 limit.ended(usual, now - began, self.taken, now)
             self.running -= counts
