@@ -43,6 +43,7 @@ class Guard:
         in_flight_most: int = MOST,
         peer_check: PeerCheck | None = None,
         tokens: Tokens | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """`trust_domain` is the mesh's own: bare paths in `callers` belong to it. Without `tokens`, no method
         that demands one is served. At most `in_flight_most` calls are served at once, `in_flight_per_peer` of
@@ -50,7 +51,7 @@ class Guard:
         """
         self.in_flight = InFlight(in_flight_per_peer)
         self.overload = Overload(in_flight_most)
-        self._quotas = Quotas()
+        self._quotas = quotas or Quotas()
         self._peer_check = peer_check or PeerCheck(trust)
         self._trust_domain = trust_domain
         self._tokens = tokens

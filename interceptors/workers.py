@@ -101,7 +101,7 @@ class Workers:
 
     def _instead(self, job: Job, priority: Priority, shed: Job) -> Job:
         """Let `job` wait in the place of one that matters less, if there is one; what sheds the other."""
-        lowest = min(each for each, jobs in self._jobs.items() if jobs)
+        lowest = min((each for each, jobs in self._jobs.items() if jobs), default=priority)
         if lowest >= priority:
             return shed
         _, shed_other = self._jobs[lowest].pop()

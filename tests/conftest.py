@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 from tests.postgresql import postgresql
 from tests.turns import Turns
 
+pytest_plugins = ["hauberk.pytest_plugin"]
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 TURNS = pytest.StashKey[Turns]()
 

@@ -87,18 +87,6 @@ async def test_method_without_any_limit_has_none(stage: Stage, shape: Shape) -> 
     assert await call(channel, shape, within=None) == [b"none"]
 
 
-async def test_call_without_a_deadline_is_refused_where_the_contract_requires_one(
-    stage: Stage, shape: Shape
-) -> None:
-    ran: list[Any] = []
-    channel = await serve(stage, shape, echo(shape, ran), DeadlineRule(required=True))
-    error = await refused(channel, shape, within=None)
-    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert info(error).reason == "DEADLINE_REQUIRED"
-    assert not ran
-    assert await call(channel, shape, within=5) == [b"hello"]
-
-
 @pytest.mark.parametrize(
     ("rule", "bound"),
     [(DeadlineRule(max_s=0.05), "contract max"), (DeadlineRule(default_s=0.05), "contract default")],

@@ -113,40 +113,6 @@ async def test_message_over_the_limit_is_resource_exhausted(stage: Stage, shape:
     await stage.none_in_flight(ME)
 
 
-@pytest.mark.parametrize("name", list(Shape), ids=lambda shape: shape.name.lower())
-async def test_message_that_cannot_be_read_is_an_invalid_argument(stage: Stage, name: Shape) -> None:
-    """Its bytes are parsed after the checks, and what the parser says stays here."""
-    read: list[Any] = []
-
-    async def one(request: Any, context: Any) -> StringValue:
-        read.extend([r async for r in request] if name.requests_stream else [request])
-        return StringValue(value="read")
-
-    async def many(request: Any, context: Any) -> Any:
-        yield await one(request, context)
-
-    behaviour = many if name.replies_stream else one
-    guard = stage.new_guard()
-    guard.add(
-        SERVICE,
-        {"Echo": stage.method(behaviour, name, StringValue.FromString, StringValue.SerializeToString)},
-        {"Echo": policy("Echo", name, "gateway")},
-    )
-    await stage.start(guard)
-    good = StringValue(value="good").SerializeToString()
-    (reply,) = await call(stage.channel(), name, requests=[good])
-    assert StringValue.FromString(reply).value == "read"
-    assert read == [StringValue(value="good")]
-    with pytest.raises(AioRpcError) as caught:
-        await call(stage.channel(), name, requests=[b"\x0a\xff"])
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert info(caught.value).reason == "MESSAGE_UNREADABLE"
-    with pytest.raises(AioRpcError) as caught:
-        await call(stage.channel("stranger"), name, requests=[b"\x0a\xff"])
-    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert len(read) == 1
-
-
 @pytest.mark.parametrize("shape", [Shape.UNARY_UNARY, Shape.STREAM_UNARY])
 async def test_reply_that_cannot_be_written_is_an_internal_error(
     stage: Stage, shape: Shape, caplog: pytest.LogCaptureFixture

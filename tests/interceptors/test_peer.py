@@ -179,13 +179,6 @@ async def test_svid_that_expired_on_a_living_connection_is_refused(stage: Stage,
     assert info(error).metadata["caller"] == "spiffe://mesh.test/gateway"
 
 
-async def test_svid_from_the_future_is_refused(stage: Stage, shape: Shape) -> None:
-    clock = Clock()
-    await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "*"))}, clock=clock)
-    clock.now -= timedelta(days=1)
-    assert info(await refused(stage.channel(), shape)).reason == "SVID_NOT_YET_VALID"
-
-
 async def test_identity_revoked_on_a_living_connection_is_refused(stage: Stage, shape: Shape) -> None:
     await stage.serve({"Echo": (shape, echo(shape), policy("Echo", shape, "*"))})
     channel, bundle = stage.channel(), stage.authority.bundle

@@ -65,12 +65,6 @@ async def test_token_that_is_bound_to_no_certificate_is_refused_where_it_must_be
     assert await refused(channel, metadata=bearer(token)) == ("UNAUTHENTICATED", "TOKEN_REFUSED")
 
 
-async def test_call_without_a_token_is_told_so(stage: Stage, forge: Forge, shape: Shape) -> None:
-    ran = await serve(stage, forge, TokenRule(bound=False), shape)
-    assert await refused(stage.channel(), shape) == ("UNAUTHENTICATED", "TOKEN_MISSING")
-    assert not ran
-
-
 @pytest.mark.parametrize(
     "header",
     ["", "Bearer", "Bearer ", "Basic {}", "{}", "Bearer  {}", "DPoP {}", "Bearer {} x"],

@@ -1,0 +1,3 @@
+"""Brings the fixture `hauberk_mesh`."""
+
+pytest_plugins = ["hauberk.pytest_plugin"]
