@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 
 from hauberk.certs.clock import SetClock, spelled, utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import CertsError
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
-from hauberk.interceptors.errors import DETAILS_KEY, DOMAIN
+from hauberk.interceptors.error_info import reason_in
+from hauberk.interceptors.errors import DETAILS_KEY
 
 _NO_ROUTE = (
     "no route: callers of this method do not include {me}, or nobody serves it; see `hauberk policy show`"
@@ -157,21 +155,7 @@ def is_refusal_of_svid(error: grpc.aio.AioRpcError) -> bool:
 
 def reason_of(error: grpc.aio.AioRpcError) -> str | None:
     """The reason in the ErrorInfo of a refusal of ours; None if the status carries none."""
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            return _reason(value)
-    return None
-
-
-def _reason(serialized: bytes) -> str | None:
-    info = ErrorInfo()
-    try:
-        for detail in Status.FromString(serialized).details:
-            if detail.Unpack(info) and info.domain == DOMAIN:
-                return str(info.reason)
-    except DecodeError:
-        pass
-    return None
+    return reason_in(error.trailing_metadata())
 
 
 def _speaks_for_itself(error: grpc.aio.AioRpcError) -> bool:

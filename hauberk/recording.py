@@ -1,14 +1,19 @@
-"""What a process keeps of the calls it serves: access log, audit log, metrics, put together as it is told."""
+"""What a process keeps of the calls it serves and makes: logs, metrics, spans, put together as it is told."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hauberk.errors import SettingsError
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.audit import AuditLog
+from hauberk.interceptors.call import Call
+from hauberk.interceptors.calls_made import Telemetry
+from hauberk.interceptors.client_metrics import ClientMetrics
 from hauberk.interceptors.metrics import Metrics
-from hauberk.interceptors.records import Records, Sink
+from hauberk.interceptors.records import MadeSink, Records, Sink
+from hauberk.interceptors.tracing import TraceContext
 from hauberk.scrape import Scrape
 from hauberk.settings import Settings, parse_address
 
@@ -17,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class Recording:
-    """`records` and `audit` are for servers; `close`, which may wait for files, when they have stopped.
+    """`records` and `audit` are for servers, `telemetry` for channels; `close`, which may wait for files,
+    when they have stopped.
 
     Raises SettingsError or ListenFailed where metrics cannot be told at `metrics_listen`, host:port.
     """
@@ -35,21 +41,29 @@ class Recording:
         sinks: list[Sink] = [self.audit]
         if access_log:
             sinks.append(AccessLog(sys.stderr, service_name))
-        metrics = None
+        made: list[MadeSink] = []
+        metrics, client_metrics = Metrics(), ClientMetrics()
         if metrics_listen is not None:
-            metrics = Metrics()
             sinks.append(metrics)
+            made.append(client_metrics)
         self._otlp = None
         if otlp_endpoint is not None:
-            self._otlp, spans = _exporting(otlp_endpoint, service_name)
+            self._otlp, spans, client_spans = _exporting(otlp_endpoint, service_name)
             sinks.append(spans)
+            made.append(client_spans)
+        around = None
         if self._otlp is not None or "opentelemetry.context" in sys.modules:
-            _bridge()
-        self.records = Records(sinks)
+            around = _bridge()
+        self.records = Records(sinks, made=made)
         self.records.names_agents = self._otlp is not None
+        self.telemetry = Telemetry(
+            keep=self.records.keep if made else None, spans=self._otlp is not None, around=around
+        )
+        """For channels."""
         self._scrape = None
-        if metrics_listen is not None and metrics is not None:
-            self._scrape = Scrape(parse_address(metrics_listen), metrics, self.records, self.audit)
+        if metrics_listen is not None:
+            listen = parse_address(metrics_listen)
+            self._scrape = Scrape(listen, metrics, client_metrics, self.records, self.audit)
 
     @classmethod
     def of(cls, settings: Settings, service_name: str) -> Self:
@@ -76,15 +90,17 @@ class Recording:
             self._otlp.close()
 
 
-def _bridge() -> None:
+def _bridge() -> Callable[[Call | None], TraceContext | None]:
     """Of use only to a program that uses OpenTelemetry: then it can be imported."""
-    from hauberk.interceptors.bridge import install
+    from hauberk.interceptors.bridge import install, span_around
 
     install()
+    return span_around
 
 
-def _exporting(endpoint: str, service_name: str) -> "tuple[OtlpExporter, Sink]":
+def _exporting(endpoint: str, service_name: str) -> "tuple[OtlpExporter, Sink, MadeSink]":
     try:
+        from hauberk.interceptors.client_spans import ClientSpans
         from hauberk.interceptors.spans import Spans
         from hauberk.otlp import OtlpExporter
     except ImportError as error:
@@ -92,4 +108,4 @@ def _exporting(endpoint: str, service_name: str) -> "tuple[OtlpExporter, Sink]":
             "HAUBERK_OTLP_ENDPOINT needs opentelemetry-proto: install hauberk[telemetry]"
         ) from error
     spans = Spans()
-    return OtlpExporter(endpoint, spans, service_name=service_name), spans
+    return OtlpExporter(endpoint, spans, service_name=service_name), spans, ClientSpans(spans)

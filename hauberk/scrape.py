@@ -6,13 +6,14 @@ extra `telemetry`. Names: OpenTelemetry's Prometheus exporter, "Metric Metadata"
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from hauberk.errors import ListenFailed, SettingsError
 from hauberk.interceptors.audit import AuditLog
-from hauberk.interceptors.metrics import Exemplar, Histogram, Measured, Metrics
+from hauberk.interceptors.client_metrics import ClientMetrics
+from hauberk.interceptors.metrics import Exemplar, Histogram, Metrics, Series
 from hauberk.interceptors.records import Records
 
 if TYPE_CHECKING:
@@ -24,7 +25,14 @@ _log = logging.getLogger(__name__)
 class Scrape:
     """The endpoint, from the moment it is made. Raises SettingsError or ListenFailed. `close` when done."""
 
-    def __init__(self, listen: tuple[str, int], metrics: Metrics, records: Records, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        listen: tuple[str, int],
+        metrics: Metrics,
+        client_metrics: ClientMetrics,
+        records: Records,
+        audit: AuditLog,
+    ) -> None:
         try:
             import prometheus_client
         except ImportError as error:
@@ -32,6 +40,7 @@ class Scrape:
                 "HAUBERK_METRICS_LISTEN needs prometheus-client: install hauberk[telemetry]"
             ) from error
         self._metrics = metrics
+        self._client_metrics = client_metrics
         self._records = records
         self._audit = audit
         registry = prometheus_client.CollectorRegistry()
@@ -70,7 +79,9 @@ class Scrape:
         for method, count in measured.started.items():
             started.add_metric([method], count)
         yield started
-        yield from _histograms(measured)
+        yield from _histograms(_SERVED, ("grpc_method", "grpc_status"), measured.calls)
+        by = ("grpc_method", "grpc_target", "grpc_status")
+        yield from _histograms(_MADE, by, self._client_metrics.measured())
         in_flight = GaugeMetricFamily(
             "hauberk_server_calls_in_flight", "Calls being served.", labels=["grpc_method"]
         )
@@ -92,7 +103,7 @@ class Scrape:
         yield lost
 
 
-_KINDS = (
+_SERVED = (
     (
         "grpc_server_call_duration_seconds",
         "How long calls took, from their arrival to their end.",
@@ -111,12 +122,33 @@ _KINDS = (
 )
 
 
-def _histograms(measured: Measured) -> Iterator["Metric"]:
+_MADE = (
+    (
+        "grpc_client_call_duration_seconds",
+        "How long calls took that this process made, with all that core repeated of them.",
+        "duration",
+    ),
+    (
+        "hauberk_client_call_rcvd_total_message_size_bytes",
+        "Bytes of the messages that were received of a call that this process made.",
+        "received",
+    ),
+    (
+        "hauberk_client_call_sent_total_message_size_bytes",
+        "Bytes of the messages of a call that this process made.",
+        "sent",
+    ),
+)
+
+
+def _histograms(
+    kinds: Sequence[tuple[str, str, str]], by: Sequence[str], calls: Mapping[Any, Series]
+) -> Iterator["Metric"]:
     from prometheus_client.core import HistogramMetricFamily
 
-    for name, help_text, part in _KINDS:
-        family = HistogramMetricFamily(name, help_text, labels=["grpc_method", "grpc_status"])
-        for labels, series in measured.calls.items():
+    for name, help_text, part in kinds:
+        family = HistogramMetricFamily(name, help_text, labels=by)
+        for labels, series in calls.items():
             histogram: Histogram = getattr(series, part)
             family.add_metric(labels, buckets=_buckets(histogram), sum_value=histogram.total)
         yield family

@@ -41,6 +41,17 @@ class Collector(service_grpc.TraceServiceServicer):
             for span in scope.spans
         ]
 
+    @property
+    def services(self) -> set[str]:
+        """The names of those who sent."""
+        return {
+            each.value.string_value
+            for request in self.requests
+            for of_resource in request.resource_spans
+            for each in of_resource.resource.attributes
+            if each.key == "service.name"
+        }
+
 
 @contextmanager
 def collecting() -> Iterator[Collector]:

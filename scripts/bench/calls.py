@@ -15,7 +15,12 @@ from pathlib import Path
 
 import grpc
 
+from hauberk.interceptors.calls_made import Telemetry
+from hauberk.interceptors.client_metrics import ClientMetrics
+from hauberk.interceptors.client_spans import ClientSpans
 from hauberk.interceptors.outbound import guarded
+from hauberk.interceptors.records import Records
+from hauberk.interceptors.spans import Spans
 from scripts.bench.contract import CLIENT, contract, request
 from scripts.bench.load import Headers, Loaded, Shape, load
 from scripts.bench.materials import TRUST_DOMAIN, Materials
@@ -142,12 +147,19 @@ def _target(
     stack.push_async_callback(channel.close)
     return Target(
         variant=variant,
-        channel=guarded(channel) if variant.our_channel else channel,
+        channel=_ours(channel, variant.sampled, stack) if variant.our_channel else channel,
         processes=(process,),
         headers=Headers(tokens, variant.sampled, trace=not variant.our_channel, budget=variant.our_headers),
         lines=Lines(process.log) if variant.logs else None,
         spans=partial(counted, folder, variant.server) if variant.spans else None,
     )
+
+
+def _ours(channel: grpc.aio.Channel, sampled: float, stack: AsyncExitStack) -> grpc.aio.Channel:
+    """`channel` as the mesh hands it out, with metrics and spans of the calls."""
+    records = Records([], made=[ClientMetrics(), ClientSpans(Spans())])
+    stack.callback(records.close)
+    return guarded(channel, trace_ratio=sampled, telemetry=Telemetry(keep=records.keep, spans=True))
 
 
 async def _cell(target: Target, shape: Shape, message: bytes) -> Cell:
