@@ -11,6 +11,7 @@ from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.calls_made import Telemetry
 from hauberk.interceptors.client_metrics import ClientMetrics
+from hauberk.interceptors.figures import Figures
 from hauberk.interceptors.metrics import Metrics
 from hauberk.interceptors.records import MadeSink, Records, Sink
 from hauberk.interceptors.tracing import TraceContext
@@ -19,6 +20,7 @@ from hauberk.settings import Settings, parse_address
 
 if TYPE_CHECKING:
     from hauberk.otlp import OtlpExporter
+    from hauberk.otlp_metrics import OtlpMetrics
 
 
 class Recording:
@@ -43,27 +45,29 @@ class Recording:
             sinks.append(AccessLog(sys.stderr, service_name))
         made: list[MadeSink] = []
         metrics, client_metrics = Metrics(), ClientMetrics()
-        if metrics_listen is not None:
+        collector = None if otlp_endpoint is None else _Collector(otlp_endpoint, service_name)
+        if metrics_listen is not None or (collector is not None and collector.every_s is not None):
             sinks.append(metrics)
             made.append(client_metrics)
-        self._otlp = None
-        if otlp_endpoint is not None:
-            self._otlp, spans, client_spans = _exporting(otlp_endpoint, service_name)
-            sinks.append(spans)
-            made.append(client_spans)
+        if collector is not None:
+            sinks.append(collector.spans)
+            made.append(collector.client_spans)
         around = None
-        if self._otlp is not None or "opentelemetry.context" in sys.modules:
+        if collector is not None or "opentelemetry.context" in sys.modules:
             around = _bridge()
         self.records = Records(sinks, made=made)
-        self.records.names_agents = self._otlp is not None
+        self.records.names_agents = collector is not None
         self.telemetry = Telemetry(
-            keep=self.records.keep if made else None, spans=self._otlp is not None, around=around
+            keep=self.records.keep if made else None, spans=collector is not None, around=around
         )
         """For channels."""
+        figures = Figures(metrics, client_metrics, self.records, self.audit)
         self._scrape = None
         if metrics_listen is not None:
-            listen = parse_address(metrics_listen)
-            self._scrape = Scrape(listen, metrics, client_metrics, self.records, self.audit)
+            self._scrape = Scrape(parse_address(metrics_listen), figures)
+        self._collector = collector
+        if collector is not None:
+            collector.begin(figures)
 
     @classmethod
     def of(cls, settings: Settings, service_name: str) -> Self:
@@ -86,8 +90,8 @@ class Recording:
             self._scrape.close()
         self.records.close()
         self.audit.close()
-        if self._otlp is not None:
-            self._otlp.close()
+        if self._collector is not None:
+            self._collector.close()
 
 
 def _bridge() -> Callable[[Call | None], TraceContext | None]:
@@ -98,14 +102,32 @@ def _bridge() -> Callable[[Call | None], TraceContext | None]:
     return span_around
 
 
-def _exporting(endpoint: str, service_name: str) -> "tuple[OtlpExporter, Sink, MadeSink]":
-    try:
-        from hauberk.interceptors.client_spans import ClientSpans
-        from hauberk.interceptors.spans import Spans
-        from hauberk.otlp import OtlpExporter
-    except ImportError as error:
-        raise SettingsError(
-            "HAUBERK_OTLP_ENDPOINT needs opentelemetry-proto: install hauberk[telemetry]"
-        ) from error
-    spans = Spans()
-    return OtlpExporter(endpoint, spans, service_name=service_name), spans, ClientSpans(spans)
+class _Collector:
+    """Where spans and metrics are sent. Nothing is before `begin`. Raises SettingsError."""
+
+    def __init__(self, endpoint: str, service_name: str) -> None:
+        try:
+            from hauberk import otlp, otlp_metrics
+            from hauberk.interceptors.client_spans import ClientSpans
+            from hauberk.interceptors.spans import Spans
+        except ImportError as error:
+            raise SettingsError(
+                "HAUBERK_OTLP_ENDPOINT needs opentelemetry-proto: install hauberk[telemetry]"
+            ) from error
+        self.every_s = otlp_metrics.every_s()
+        """Between metrics; None: they are not sent."""
+        self.spans = Spans()
+        self.client_spans = ClientSpans(self.spans)
+        self._connection = otlp.Connection(endpoint, service_name)
+        self._exporters: list[OtlpMetrics | OtlpExporter] = []
+
+    def begin(self, figures: Figures) -> None:
+        from hauberk import otlp, otlp_metrics
+
+        if self.every_s is not None:
+            self._exporters.append(otlp_metrics.OtlpMetrics(self._connection, figures, self.every_s))
+        self._exporters.append(otlp.OtlpExporter(self._connection, self.spans))
+
+    def close(self) -> None:
+        for exporter in self._exporters:
+            exporter.close()

@@ -9,7 +9,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from hauberk.errors import SettingsError
 from hauberk.interceptors.spans import Spans
-from hauberk.otlp import OtlpExporter
+from hauberk.otlp import Connection, OtlpExporter
 from hauberk.protos.shop.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from hauberk.settings import Settings
 from tests.collector import Collector, collecting
@@ -33,9 +33,7 @@ def gathered(count: int) -> Spans:
 
 def test_all_spans_arrive_with_resource_and_headers(collector: Collector) -> None:
     environment = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20x, tenant=shop"}
-    exporter = OtlpExporter(
-        collector.endpoint, gathered(1300), service_name="spiffe://a.test/b", environment=environment
-    )
+    exporter = OtlpExporter(Connection(collector.endpoint, "spiffe://a.test/b", environment), gathered(1300))
     exporter.close()
     assert len(collector.spans) == 1300
     assert [len(each.resource_spans[0].scope_spans[0].spans) for each in collector.requests] == [
@@ -53,11 +51,11 @@ def test_one_failure_loses_nothing_and_two_are_counted_and_told(
 ) -> None:
     collector.failures = 1
     spans = gathered(3)
-    OtlpExporter(collector.endpoint, spans, service_name="me").close()
+    OtlpExporter(Connection(collector.endpoint, "me"), spans).close()
     assert (len(collector.spans), spans.dropped) == (3, 0)
     collector.failures = 2
     spans = gathered(3)
-    OtlpExporter(collector.endpoint, spans, service_name="me").close()
+    OtlpExporter(Connection(collector.endpoint, "me"), spans).close()
     assert (len(collector.spans), spans.dropped) == (3, 3)
     assert "takes no spans: UNAVAILABLE" in caplog.text
     assert "canary" not in caplog.text
@@ -68,7 +66,7 @@ def test_one_failure_loses_nothing_and_two_are_counted_and_told(
 )
 def test_endpoint_that_is_none_is_refused_without_its_secrets(endpoint: str) -> None:
     with pytest.raises(SettingsError, match="is not http://host:port") as caught:
-        OtlpExporter(endpoint, Spans(), service_name="me")
+        Connection(endpoint, "me")
     assert "canary" not in str(caught.value)
 
 
