@@ -43,6 +43,8 @@ class CallMade(msgspec.Struct, gc=False):
     """Where it goes when it is over, once."""
     budget_s: float | None = None
     """What it had, None without a deadline."""
+    inherits: bool = False
+    """Whether that is what was left of the call it was made for."""
     ended: float = 0.0
     code: int = _OK
     trailers: Any = None

@@ -66,6 +66,7 @@ def departure(
     leaving, traced = _leaving(metadata or (), trace, _on(call, trace, contract), outbound.to, left)
     if made is not None:
         made.budget_s = left
+        made.inherits = left is not None and left != timeout
         if not traced:
             made.trace = None
     return left, leaving, made

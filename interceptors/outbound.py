@@ -165,7 +165,7 @@ class _MultiCallable:
             raise
         if made is not None:
             made.follow(call, one_reply=self._one_reply)
-        return self._shape(call, outbound.explain)
+        return self._shape(call, outbound.explain, self._method, left)
 
 
 class _OneRequest(_MultiCallable):

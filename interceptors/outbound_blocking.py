@@ -14,7 +14,7 @@ from grpc.aio import AioRpcError
 from hauberk.interceptors.calls_made import UNSEEN, CallMade, Telemetry
 from hauberk.interceptors.departure import Outbound, departure
 from hauberk.interceptors.outgoing import Explain
-from hauberk.interceptors.outgoing_blocking import Outgoing, Requests, RpcFailed, failed
+from hauberk.interceptors.outgoing_blocking import Outgoing, Requests, RpcFailed, failed, timed
 
 _ARGUMENTS = ("method", "request_serializer", "response_deserializer", "_registered_method")
 
@@ -145,7 +145,8 @@ class _Method:
         if self._channel.streaming is not None and self._shape != "unary_unary":
             self._channel.streaming(self._path, call)
         sized = made is not None and not self._many_replies
-        return Outgoing(call, requests, self._channel.explain, sized=sized)
+        explain, left = self._channel.explain, options["timeout"]
+        return Outgoing(call, requests, explain, self._path, left, sized=sized)
 
 
 class _OneReply(_Method):
@@ -165,7 +166,8 @@ class _OneReply(_Method):
         except grpc.RpcError as error:
             if made is not None:
                 made.failed(error)
-            raise failed(error, self._channel.explain, requests) from None
+            seen = failed(error, self._channel.explain, requests)
+            raise timed(seen, self._path, options["timeout"]) from None
         made.over(grpc.StatusCode.OK)
         return reply, call
 

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from hauberk.interceptors.errors import ChannelClosed, Draining, rpc_error
+from hauberk.interceptors.hops import hop
 from hauberk.interceptors.outgoing import BROKEN_OFF, Explain
 
 _CLOSED = ("Channel closed!", "Locally cancelled by application!")
@@ -15,6 +16,9 @@ _CLOSED = ("Channel closed!", "Locally cancelled by application!")
 
 class RpcFailed(grpc.RpcError, grpc.Call):
     """A call that failed, as whoever made it should see it. It is over, and so the simplest of calls."""
+
+    hop = ""
+    """Which call it was that had no time left, and what it had: see hops.py."""
 
     def __init__(self, error: Any, details: str | None = None) -> None:
         """Of `error`, which has a status; `details` in place of its own."""
@@ -78,11 +82,24 @@ class Requests:
 class Outgoing:
     """One call as its caller holds it: core's own, whose errors say more."""
 
-    def __init__(self, call: Any, requests: Any, explain: Explain | None, *, sized: bool = False) -> None:
-        """`sized` if core gives the one reply together with its size."""
+    def __init__(
+        self,
+        call: Any,
+        requests: Any,
+        explain: Explain | None,
+        method: str,
+        budget_s: float | None,
+        *,
+        sized: bool = False,
+    ) -> None:
+        """`call` is of `method`, and has `budget_s` seconds, None without a deadline; `sized` if core gives
+        the one reply together with its size.
+        """
         self._call = call
         self._requests = requests
         self._explain = explain
+        self._method = method
+        self._budget_s = budget_s
         self._sized = sized
         self._cancelled = False
 
@@ -117,7 +134,8 @@ class Outgoing:
         self._call.add_done_callback(lambda _: callback(self))
 
     def _failed(self, error: Any) -> Exception:
-        return failed(error, self._explain, self._requests, cancelled=self._cancelled)
+        seen = failed(error, self._explain, self._requests, cancelled=self._cancelled)
+        return timed(seen, self._method, self._budget_s)
 
 
 grpc.Call.register(Outgoing)
@@ -138,3 +156,10 @@ def failed(
             return RpcFailed(rpc_error(ChannelClosed("channel was closed while the call was in flight")))
     hint = None if explain is None else explain(error)
     return RpcFailed(error, f"{error.details()} ({hint})" if hint else None)
+
+
+def timed(error: Exception, method: str, budget_s: float | None) -> Exception:
+    """`error`, which says what the call of `method` had where it had too little."""
+    if isinstance(error, RpcFailed) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        error.hop = hop(method, budget_s)
+    return error

@@ -19,6 +19,7 @@ import msgspec
 from hauberk.certs.identity import SpiffeId
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.calls_made import CallMade
+from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.tracing import TraceContext
 
@@ -55,6 +56,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     reason: str | None
     received: int
     sent: int
+    deadline: Deadline | None = None
+    """Until when it could be served, the contract's bound too; None where it was refused before."""
     user_agent: str | None = None
     """What a sampled call's caller says it is."""
 
@@ -133,6 +136,7 @@ class Records:
                 reason,
                 call.received,
                 call.sent,
+                call.deadline,
                 _user_agent(call) if self.names_agents and call.trace.sampled else None,
             )
         )

@@ -2,8 +2,9 @@
 
 Names and attributes are those of opentelemetry-instrumentation-grpc (tests/interceptors/test_spans.py runs it
 over the same calls), and the description of an error is the reason, where theirs is the status message: that
-is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.budget_ms`. Needs the extra
-`telemetry`. Source: opentelemetry-proto, trace.proto.
+is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.budget_ms`, what the
+caller's deadline left on arrival, `hauberk.budget_left_ms`, what was left when it was over, and whose that
+deadline was, `hauberk.deadline_bound`. Needs the extra `telemetry`. Source: opentelemetry-proto, trace.proto.
 """
 
 import threading
@@ -123,6 +124,10 @@ def _own(record: Record) -> list[KeyValue]:
         found.append(attribute("hauberk.caller", str(record.client)))
     if record.time_left_s is not None:
         found.append(attribute("hauberk.budget_ms", round(record.time_left_s * 1000)))
+    if record.deadline is not None:
+        left_s = record.deadline.left(record.ended)
+        found.append(attribute("hauberk.budget_left_ms", round(left_s * 1000)))
+        found.append(attribute("hauberk.deadline_bound", record.deadline.bound))
     if record.reason is not None:
         found.append(attribute("hauberk.reason", _reason(record.reason)))
     return found

@@ -82,15 +82,21 @@ class BlockingClient:
 
 @asynccontextmanager
 async def client(
-    kind: str, stage: Stage, name: str = "gateway", *, telemetry: Telemetry = UNSEEN, **how: Any
+    kind: str,
+    stage: Stage,
+    name: str = "gateway",
+    *,
+    address: str = "",
+    telemetry: Telemetry = UNSEEN,
+    **how: Any,
 ) -> AsyncIterator[Client]:
-    """A client of the stage's server over a channel as the mesh hands it out."""
-    credentials = stage.credentials(name).channel_credentials()
+    """A client of the stage's server, or of that at `address`, over a channel as the mesh hands it out."""
+    credentials, address = stage.credentials(name).channel_credentials(), address or stage.address
     if kind == "asyncio":
-        async with grpc.aio.secure_channel(stage.address, credentials, OPTIONS) as channel:
+        async with grpc.aio.secure_channel(address, credentials, OPTIONS) as channel:
             yield AsyncioClient(guarded(channel, telemetry=telemetry, target=TARGET, **how))
     else:
-        made = grpc.secure_channel(stage.address, credentials, OPTIONS)
+        made = grpc.secure_channel(address, credentials, OPTIONS)
         yield BlockingClient(BlockingChannel(lambda: made, telemetry=telemetry, target=TARGET, **how))
         await asyncio.to_thread(made.close)
 

@@ -1,5 +1,6 @@
 """Spans of calls made: the same as opentelemetry-instrumentation-grpc makes of the same calls."""
 
+import time
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from hauberk.interceptors.bridge import span_around
 from hauberk.interceptors.call import Call, current_call, within_call
 from hauberk.interceptors.calls_made import Telemetry
 from hauberk.interceptors.client_spans import ClientSpans
+from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.spans import Spans
 from hauberk.interceptors.tracing import TraceContext, is_of
@@ -123,6 +125,21 @@ async def test_span_is_a_child_of_the_call_being_served_and_the_parent_of_the_on
     assert [one.parent_id for one in heard] == [first.span_id.hex(), second.span_id.hex()]
     assert first.span_id != second.span_id
     assert all(is_of(one.span_id.hex(), serving.span_id) for one in (first, second))
+
+
+async def test_what_is_kept_back_of_an_inherited_budget_is_told(stage: Stage, kind: str) -> None:
+    await stage.serve({"Echo": (UNARY, echo(UNARY), policy("Echo", UNARY, "*"))})
+    seen, serving = Seen(stage), served_call(TraceContext.new())
+    serving.deadline = Deadline(time.monotonic() + 3, "caller")
+    async with client(kind, stage, telemetry=seen.telemetry) as caller:
+        with within_call(serving):
+            await caller.call(UNARY, within=10)
+            await caller.call(UNARY, within=1)
+    inherits, own = map(attributes, seen.spans())
+    assert inherits["hauberk.margin_ms"] == 10
+    assert 2000 < inherits["hauberk.budget_ms"] <= 2990
+    assert own["hauberk.budget_ms"] == 1000
+    assert "hauberk.margin_ms" not in own
 
 
 async def test_call_of_no_other_begins_the_trace(stage: Stage, kind: str) -> None:
