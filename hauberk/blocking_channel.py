@@ -13,7 +13,7 @@ from hauberk.certs.credentials import Credentials
 from hauberk.certs.watch import Watch
 from hauberk.channel import BOOTSTRAP
 from hauberk.interceptors.errors import ChannelClosed, rpc_error
-from hauberk.interceptors.outbound_blocking import RpcFailed
+from hauberk.interceptors.outgoing_blocking import RpcFailed
 from hauberk.options import CHANNEL
 from hauberk.racing import at_each
 

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 
 from hauberk.certs.clock import SetClock, spelled, utc_now
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.errors import CertsError
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
-from hauberk.interceptors.errors import DETAILS_KEY, DOMAIN
+from hauberk.interceptors.error_info import reason_in
+from hauberk.interceptors.errors import DETAILS_KEY
 
 _NO_ROUTE = (
     "no route: callers of this method do not include {me}, or nobody serves it; see `hauberk policy show`"
@@ -34,6 +32,11 @@ _TOO_LARGE = "message larger than a limit: send it in parts, or raise the limit 
 _AGE = "the connection reached its age, as each does: reopen the stream with hauberk.resume"
 _PARTED = (
     "the peer refused our certificate, its clock is wrong, or it speaks no TLS: run `hauberk doctor {target}`"
+    "; or it ended just then"
+)
+_LOST = (
+    "the connection was lost while the call was on its way: who served it ended, was killed or cannot be "
+    "reached; it may have been done all the same"
 )
 _DATES = frozenset({"SVID_EXPIRED", "SVID_NOT_YET_VALID"})
 """Reasons of a peer's guard that are about its clock as much as about our SVID."""
@@ -60,6 +63,9 @@ _OLD_NEWS = re.compile(r"(last error: .*?) \([LRCE]DS resource .*", re.DOTALL)
 """To a failure of its own core adds what it last heard of each xDS resource, until that changes: days ago."""
 _HANDSHAKE = ("handshake", "Handshake", "CERTIFICATE_VERIFY_FAILED", "certificate", "Hostname Verification")
 _WRONG_NAME = ("Hostname Verification", "SANs from certificate did not match")
+_ON_ITS_WAY = "Stream removed"
+"""Of a call over a connection that had been made: whoever refuses a certificate lets none be made."""
+_NO_TCP = "Failed to connect to remote host"
 _PARTING = ("Socket closed", "Connection reset", "Broken pipe", "tcp handshaker shutdown", "Delayed close")
 _MAKES_THEM = frozenset(
     {
@@ -99,7 +105,9 @@ class Hints:
         return None
 
     def _of_handshake(self, said: str) -> str | None:
-        parted = any(words in said for words in _PARTING)
+        parted = _is_parting(said)
+        if _ON_ITS_WAY in said:
+            return _LOST if parted else None
         if not parted and not any(words in said for words in _HANDSHAKE):
             return None
         own = self._own_trouble()
@@ -151,27 +159,17 @@ def is_refusal_of_svid(error: grpc.aio.AioRpcError) -> bool:
     if reason_of(error) in _DATES:
         return True
     said = error.details() or ""
-    unproven = any(words in said for words in _HANDSHAKE)
-    return error.code() is grpc.StatusCode.UNAVAILABLE and not unproven and any(w in said for w in _PARTING)
+    unproven = any(words in said for words in _HANDSHAKE) or _ON_ITS_WAY in said
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not unproven and _is_parting(said)
+
+
+def _is_parting(said: str) -> bool:
+    return _NO_TCP not in said and any(words in said for words in _PARTING)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str | None:
     """The reason in the ErrorInfo of a refusal of ours; None if the status carries none."""
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            return _reason(value)
-    return None
-
-
-def _reason(serialized: bytes) -> str | None:
-    info = ErrorInfo()
-    try:
-        for detail in Status.FromString(serialized).details:
-            if detail.Unpack(info) and info.domain == DOMAIN:
-                return str(info.reason)
-    except DecodeError:
-        pass
-    return None
+    return reason_in(error.trailing_metadata())
 
 
 def _speaks_for_itself(error: grpc.aio.AioRpcError) -> bool:

@@ -20,7 +20,7 @@ import grpc
 
 from hauberk.announce import RegistryAnnouncement, advertised, offer
 from hauberk.blocking_channel import BlockingConnection, blocking_xds_channel
-from hauberk.bootstrap import bootstrap
+from hauberk.bootstrap import TARGET, bootstrap
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.rotation import Schedule
@@ -119,6 +119,8 @@ class Mesh:
             name,
             self._streams.enter,
             trace_ratio=self.settings.trace_ratio,
+            telemetry=self._recording.telemetry,
+            target=TARGET,
         )
 
     def direct_channel(self, name: str, target: str) -> grpc.aio.Channel:
@@ -138,7 +140,13 @@ class Mesh:
         self._direct.append(channel)
         self._start(channel.keep())
         hints = Hints(credentials=self.credentials, target=target, server=server, clock=self._tenure.clock)
-        return guarded(channel, explain=hints.explain, trace_ratio=self.settings.trace_ratio)
+        return guarded(
+            channel,
+            explain=hints.explain,
+            trace_ratio=self.settings.trace_ratio,
+            telemetry=self._recording.telemetry,
+            target=f"dns:///{target}",
+        )
 
     def server(self, **options: Any) -> MeshServer:
         """A server with our identity, announced once it has started; `options` go to MeshServer."""
@@ -188,7 +196,14 @@ class Mesh:
     def _to(self, name: str | None) -> grpc.aio.Channel:
         self._check_pid()
         hints = Hints(credentials=self.credentials, clock=self._tenure.clock)
-        return guarded(self._xds, explain=hints.explain, to=name, trace_ratio=self.settings.trace_ratio)
+        return guarded(
+            self._xds,
+            explain=hints.explain,
+            to=name,
+            trace_ratio=self.settings.trace_ratio,
+            telemetry=self._recording.telemetry,
+            target=TARGET,
+        )
 
     def _dial(self) -> grpc.aio.Channel:
         return xds_channel(self._bootstrap(), self.credentials.value)

@@ -27,29 +27,30 @@ MOST = 512
 CALL_S = 5.0
 CLOSE_S = 5.0
 
+SCOPE = InstrumentationScope(name="hauberk")
+
 _TELL_S = 30.0
 _log = logging.getLogger(__name__)
+
+
+class Connection:
+    """To a collector, for whatever is sent there: `channel`, and what goes with each request."""
+
+    def __init__(self, endpoint: str, service_name: str, environment: Mapping[str, str] = os.environ) -> None:
+        """`endpoint` is http://host:port or, with TLS, https://host:port. Raises SettingsError."""
+        self.channel = _channel(endpoint, environment)
+        self.headers = _headers(environment.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
+        self.resource = Resource(attributes=[_text("service.name", service_name)])
 
 
 class OtlpExporter:
     """Sends what `spans` gathers. `close` sends the rest, within CLOSE_S."""
 
-    def __init__(
-        self,
-        endpoint: str,
-        spans: Spans,
-        *,
-        service_name: str,
-        environment: Mapping[str, str] = os.environ,
-        every_s: float = EVERY_S,
-    ) -> None:
-        """`endpoint` is http://host:port or, with TLS, https://host:port. Raises SettingsError."""
+    def __init__(self, connection: Connection, spans: Spans, *, every_s: float = EVERY_S) -> None:
         self._spans = spans
         self._every_s = every_s
-        self._channel = _channel(endpoint, environment)
-        self._export = TraceServiceStub(self._channel).Export  # type: ignore[no-untyped-call]
-        self._headers = _headers(environment.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
-        self._resource = Resource(attributes=[_text("service.name", service_name)])
+        self._connection = connection
+        self._export = TraceServiceStub(connection.channel).Export  # type: ignore[no-untyped-call]
         self._closing = threading.Event()
         self._told_at = -_TELL_S
         self._thread = threading.Thread(target=self._keep, name="hauberk-otlp", daemon=True)
@@ -59,7 +60,7 @@ class OtlpExporter:
         self._closing.set()
         self._spans.ready.set()
         self._thread.join(CLOSE_S)
-        self._channel.close()
+        self._connection.channel.close()
 
     def _keep(self) -> None:
         while not self._closing.is_set():
@@ -80,12 +81,11 @@ class OtlpExporter:
                 self._spans.dropped += len(batch)
 
     def _send(self, batch: Sequence[Span]) -> bool:
-        scope = ScopeSpans(scope=InstrumentationScope(name="hauberk"), spans=batch)
-        request = ExportTraceServiceRequest(
-            resource_spans=[ResourceSpans(resource=self._resource, scope_spans=[scope])]
-        )
+        scope = ScopeSpans(scope=SCOPE, spans=batch)
+        of_resource = ResourceSpans(resource=self._connection.resource, scope_spans=[scope])
+        request = ExportTraceServiceRequest(resource_spans=[of_resource])
         try:
-            self._export(request, timeout=CALL_S, metadata=self._headers)
+            self._export(request, timeout=CALL_S, metadata=self._connection.headers)
         except (grpc.RpcError, ValueError) as error:  # ValueError: closed meanwhile
             now = time.monotonic()
             if now - self._told_at >= _TELL_S:

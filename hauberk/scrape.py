@@ -2,7 +2,7 @@
 
 There is no TLS and nobody is asked who they are, so it listens on loopback unless told otherwise. What is
 told are numbers, methods that are served, and trace ids as exemplars (to who asks for OpenMetrics). Needs the
-extra `telemetry`. Names: OpenTelemetry's Prometheus exporter, "Metric Metadata", of those in metrics.py.
+extra `telemetry`. Names: OpenTelemetry's Prometheus exporter, "Metric Metadata", of those in figures.py.
 """
 
 import logging
@@ -11,9 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from hauberk.errors import ListenFailed, SettingsError
-from hauberk.interceptors.audit import AuditLog
-from hauberk.interceptors.metrics import Exemplar, Histogram, Measured, Metrics
-from hauberk.interceptors.records import Records
+from hauberk.interceptors.figures import Figure, Figures, Kind
+from hauberk.interceptors.metrics import Exemplar, Histogram
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -24,16 +23,14 @@ _log = logging.getLogger(__name__)
 class Scrape:
     """The endpoint, from the moment it is made. Raises SettingsError or ListenFailed. `close` when done."""
 
-    def __init__(self, listen: tuple[str, int], metrics: Metrics, records: Records, audit: AuditLog) -> None:
+    def __init__(self, listen: tuple[str, int], figures: Figures) -> None:
         try:
             import prometheus_client
         except ImportError as error:
             raise SettingsError(
                 "HAUBERK_METRICS_LISTEN needs prometheus-client: install hauberk[telemetry]"
             ) from error
-        self._metrics = metrics
-        self._records = records
-        self._audit = audit
+        self._figures = figures
         registry = prometheus_client.CollectorRegistry()
         registry.register(self)
         host, port = listen
@@ -60,66 +57,29 @@ class Scrape:
 
     def collect(self) -> Iterator["Metric"]:
         """Called by prometheus_client for each scrape, in a thread of its own."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        self._records.flush(within_s=1.0)
-        measured = self._metrics.measured(self._records.running())
-        started = CounterMetricFamily(
-            "grpc_server_call_started", "Calls that have begun.", labels=["grpc_method"]
-        )
-        for method, count in measured.started.items():
-            started.add_metric([method], count)
-        yield started
-        yield from _histograms(measured)
-        in_flight = GaugeMetricFamily(
-            "hauberk_server_calls_in_flight", "Calls being served.", labels=["grpc_method"]
-        )
-        for method in measured.started:
-            in_flight.add_metric([method], measured.in_flight.get(method, 0))
-        yield in_flight
-        refused = CounterMetricFamily(
-            "hauberk_server_calls_refused",
-            "Calls that did not end well by our doing, or failed.",
-            labels=["grpc_method", "reason"],
-        )
-        for (method, reason), count in measured.refused.items():
-            refused.add_metric([method, reason], count)
-        yield refused
-        lost = CounterMetricFamily("hauberk_records_lost", "Records of calls that are lost.", labels=["why"])
-        lost.add_metric(["no room"], self._records.dropped)
-        lost.add_metric(["not written"], self._records.failed)
-        lost.add_metric(["audit"], self._audit.lost)
-        yield lost
+        return map(_family, self._figures.now())
 
 
-_KINDS = (
-    (
-        "grpc_server_call_duration_seconds",
-        "How long calls took, from their arrival to their end.",
-        "duration",
-    ),
-    (
-        "grpc_server_call_rcvd_total_compressed_message_size_bytes",
-        "Bytes of the messages of a call that its caller sent.",
-        "received",
-    ),
-    (
-        "grpc_server_call_sent_total_compressed_message_size_bytes",
-        "Bytes of the messages of a call that were replied.",
-        "sent",
-    ),
-)
+_UNITS = {"s": "_seconds", "By": "_bytes"}
 
 
-def _histograms(measured: Measured) -> Iterator["Metric"]:
-    from prometheus_client.core import HistogramMetricFamily
+def _family(figure: Figure) -> "Metric":
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-    for name, help_text, part in _KINDS:
-        family = HistogramMetricFamily(name, help_text, labels=["grpc_method", "grpc_status"])
-        for labels, series in measured.calls.items():
-            histogram: Histogram = getattr(series, part)
-            family.add_metric(labels, buckets=_buckets(histogram), sum_value=histogram.total)
-        yield family
+    name = figure.name.replace(".", "_") + _UNITS.get(figure.unit, "")
+    labels = [each.replace(".", "_") for each in figure.by]
+    if figure.kind is Kind.HISTOGRAM:
+        histograms = HistogramMetricFamily(name, figure.says, labels=labels)
+        for values, point in figure.points:
+            assert isinstance(point, Histogram)  # noqa: S101 - as its kind says
+            histograms.add_metric(values, buckets=_buckets(point), sum_value=point.total)
+        return histograms
+    kind = CounterMetricFamily if figure.kind is Kind.COUNTER else GaugeMetricFamily
+    family = kind(name, figure.says, labels=labels)
+    for values, point in figure.points:
+        assert not isinstance(point, Histogram)  # noqa: S101 - as its kind says
+        family.add_metric(values, point)
+    return family
 
 
 def _buckets(histogram: Histogram) -> Sequence[Any]:

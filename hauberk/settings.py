@@ -53,9 +53,10 @@ class Settings:
     metrics_listen: str | None = None
     """host:port where Prometheus may ask for metrics, of anybody and without TLS; None: nowhere."""
     otlp_endpoint: str | None = None
-    """http://host:port of a collector that takes spans over gRPC; None: nowhere.
+    """http://host:port of a collector that takes spans and metrics over gRPC; None: nowhere.
 
     Where the environment does not say, OTEL_EXPORTER_OTLP_ENDPOINT is it; and OTEL_TRACES_SAMPLER the next.
+    Metrics go every OTEL_METRIC_EXPORT_INTERVAL ms (a minute), and not with OTEL_METRICS_EXPORTER=none.
     """
     trace_ratio: float = 1.0
     """Of the traces that begin here: how many are sampled, 0 to 1. Others are as their caller says."""

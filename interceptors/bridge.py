@@ -13,7 +13,7 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context.context import Context, _RuntimeContext
 
 from hauberk.interceptors.call import Call, current_call
-from hauberk.interceptors.tracing import BAGGAGE, TRACESTATE, carried
+from hauberk.interceptors.tracing import BAGGAGE, TRACESTATE, TraceContext, carried
 
 _CALL = api.create_key("hauberk-call")
 
@@ -22,6 +22,22 @@ def install() -> None:
     """Put it in front of the context that OpenTelemetry uses in this process; a second time does nothing."""
     if not isinstance(api._RUNTIME_CONTEXT, Bridge):
         api._RUNTIME_CONTEXT = Bridge(api._RUNTIME_CONTEXT)
+
+
+def span_around(call: Call | None) -> TraceContext | None:
+    """The SDK's span that a call made now is made in, within `call`, which is being served; None: there is
+    none, or it is the span of that call.
+    """
+    runtime = api._RUNTIME_CONTEXT
+    found = runtime._inner.get_current() if isinstance(runtime, Bridge) else runtime.get_current()
+    if not found or (call is not None and found.get(_CALL) is not call):
+        return None
+    span = trace.get_current_span(found).get_span_context()
+    if not span.is_valid:
+        return None
+    return TraceContext(
+        trace_id=f"{span.trace_id:032x}", span_id=f"{span.span_id:016x}", sampled=span.trace_flags.sampled
+    )
 
 
 class Bridge(_RuntimeContext):

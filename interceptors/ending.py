@@ -6,8 +6,9 @@ from typing import Any
 
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.deadline import MARGIN_S
-from hauberk.interceptors.errors import DETAILS_KEY, Refused, is_deadline_exceeded, status_of
+from hauberk.interceptors.errors import DETAILS_KEY, DeadlinePassed, Refused, is_deadline_exceeded, status_of
 from hauberk.interceptors.failures import told
+from hauberk.interceptors.hops import accounted, hops_behind
 from hauberk.interceptors.metadata import sendable
 from hauberk.interceptors.scrubbing import secrets_in
 from hauberk.interceptors.servant import has_failed
@@ -23,7 +24,9 @@ def refusal_of(error: BaseException, call: Call) -> BaseException:
         error = error.exceptions[0]
     deadline = call.deadline
     if deadline and is_deadline_exceeded(error) and deadline.left(time.monotonic()) <= 2 * MARGIN_S:
-        return deadline.passed()
+        late = deadline.passed()
+        late.behind = hops_behind(error)
+        return late
     return error
 
 
@@ -39,6 +42,8 @@ def last_word(refusal: BaseException, call: Call, context: Any) -> tuple[Any, An
         _log.error("%s failed, trace %s: %s", call.method, call.trace.trace_id, told_of(refusal, call))
         if has_failed(context):  # a status the method set goes out unchanged; the exception's text never does
             return context.code(), context.details(), trailers
+    if isinstance(refusal, DeadlinePassed):
+        refusal = accounted(refusal, call)
     status = status_of(refusal, call.trace.trace_id)
     others = tuple(pair for pair in trailers if pair[0] != DETAILS_KEY)
     return status.code, status.message, (*others, *status.trailers)

@@ -141,6 +141,8 @@ class Forbidden(Refused):
 class DeadlinePassed(Refused):
     status = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_PASSED"
+    behind = ""
+    """What is known of the calls that were waited for: see hops.py."""
 
 
 class DeadlineRequired(Refused):

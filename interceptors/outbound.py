@@ -5,18 +5,14 @@ A channel of our own around core's, not client interceptors: those cost a task f
 serves two shapes of call is used for the first only.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from hauberk.interceptors.call import current_call, passed_on
-from hauberk.interceptors.deadline import budget
-from hauberk.interceptors.demands import Priority
-from hauberk.interceptors.errors import Refused, rpc_error
-from hauberk.interceptors.metadata import AUTHORIZATION, BUDGET, LONGEST_BUDGET_S, PRIORITY, TO
+from hauberk.interceptors.calls_made import UNSEEN, Telemetry
+from hauberk.interceptors.departure import MetadataLike, Outbound, departure
 from hauberk.interceptors.outgoing import (
     Explain,
     Requests,
@@ -25,9 +21,7 @@ from hauberk.interceptors.outgoing import (
     UnaryStream,
     UnaryUnary,
 )
-from hauberk.interceptors.tracing import TRACEPARENT, TRACESTATE, TraceContext, carried
 
-MetadataLike = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
 Serializer = Callable[[Any], bytes] | None
 Deserializer = Callable[[bytes], Any] | None
 
@@ -38,26 +32,27 @@ def guarded(
     explain: Explain | None = None,
     to: str | None = None,
     trace_ratio: float = 1.0,
+    telemetry: Telemetry = UNSEEN,
+    target: str = "",
 ) -> grpc.aio.Channel:
     """`channel` for stubs: each call inherits deadline and trace of the call being served.
 
     A call for which no time is left raises AioRpcError DEADLINE_EXCEEDED at once and is not sent. `explain`
     turns an error into a hint, appended to its details; `to` names the workload every call is for. A call of
-    no other begins a trace, sampled in `trace_ratio` of cases. Closing what is returned closes `channel`.
+    no other begins a trace, sampled in `trace_ratio` of cases. `telemetry` sees the calls, which it is told
+    go to `target`. Closing what is returned closes `channel`.
     """
-    return GuardedChannel(channel, explain, to, trace_ratio)
+    return GuardedChannel(
+        channel, Outbound(explain=explain, to=to, trace_ratio=trace_ratio, telemetry=telemetry, target=target)
+    )
 
 
 class GuardedChannel(grpc.aio.Channel):
     """Makes guarded calls over another channel; everything else is that channel's."""
 
-    def __init__(
-        self, channel: grpc.aio.Channel, explain: Explain | None, to: str | None, trace_ratio: float
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, outbound: Outbound) -> None:
         self._channel: Any = channel  # the stubs of grpc do not know _registered_method
-        self._explain = explain
-        self._to = to
-        self._trace_ratio = trace_ratio
+        self._outbound = outbound
 
     def unary_unary(
         self,
@@ -69,7 +64,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.unary_unary(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _UnaryUnary(inner, UnaryUnary, self._explain, self._to, method, self._trace_ratio)
+        return _UnaryUnary(inner, UnaryUnary, self._outbound, method, bool(_registered_method))
 
     def unary_stream(
         self,
@@ -81,7 +76,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.unary_stream(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _UnaryStream(inner, UnaryStream, self._explain, self._to, method, self._trace_ratio)
+        return _UnaryStream(inner, UnaryStream, self._outbound, method, bool(_registered_method))
 
     def stream_unary(
         self,
@@ -93,7 +88,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.stream_unary(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _StreamUnary(inner, StreamUnary, self._explain, self._to, method, self._trace_ratio)
+        return _StreamUnary(inner, StreamUnary, self._outbound, method, bool(_registered_method))
 
     def stream_stream(
         self,
@@ -105,7 +100,7 @@ class GuardedChannel(grpc.aio.Channel):
         inner = self._channel.stream_stream(
             method, request_serializer, response_deserializer, _registered_method
         )
-        return _StreamStream(inner, StreamStream, self._explain, self._to, method, self._trace_ratio)
+        return _StreamStream(inner, StreamStream, self._outbound, method, bool(_registered_method))
 
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)
@@ -135,29 +130,42 @@ class GuardedChannel(grpc.aio.Channel):
 class _MultiCallable:
     """What a stub calls: core's multicallable, whose call leaves with budget and trace."""
 
+    _one_reply = True
+
     def __init__(
         self,
         inner: Callable[..., Any],
         shape: Callable[..., Any],
-        explain: Explain | None,
-        to: str | None,
+        outbound: Outbound,
         method: str,
-        trace_ratio: float,
+        registered: bool,
     ) -> None:
+        """`registered` if generated code made it."""
         self._contract = method[1:].rpartition("/")[0]
         self._inner = inner
         self._shape = shape
-        self._explain = explain
-        self._to = to
-        self._trace_ratio = trace_ratio
+        self._outbound = outbound
+        self._method = method
+        self._registered = registered
 
     def _leave(
         self, request: Any, timeout: float | None, metadata: MetadataLike | None, options: Mapping[str, Any]
     ) -> Any:
         """Raises AioRpcError DEADLINE_EXCEEDED, with nothing sent, if no time is left."""
+        outbound = self._outbound
         contract = None if options.get("credentials") else self._contract
-        left, leaving = departure(timeout, metadata, self._to, contract, self._trace_ratio)
-        return self._shape(self._inner(request, timeout=left, metadata=leaving, **options), self._explain)
+        left, leaving, made = departure(
+            outbound, self._method, timeout, metadata, contract=contract, registered=self._registered
+        )
+        try:
+            call = self._inner(request, timeout=left, metadata=leaving, **options)
+        except Exception as error:
+            if made is not None:
+                made.failed(error)
+            raise
+        if made is not None:
+            made.follow(call, one_reply=self._one_reply)
+        return self._shape(call, outbound.explain, self._method, left)
 
 
 class _OneRequest(_MultiCallable):
@@ -194,7 +202,7 @@ class _UnaryUnary(_OneRequest, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
 
 
 class _UnaryStream(_OneRequest, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
-    pass
+    _one_reply = False
 
 
 class _StreamUnary(_ManyRequests, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
@@ -202,56 +210,4 @@ class _StreamUnary(_ManyRequests, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
 
 
 class _StreamStream(_ManyRequests, grpc.aio.StreamStreamMultiCallable[Any, Any]):
-    pass
-
-
-def departure(
-    timeout: float | None,
-    metadata: MetadataLike | None,
-    to: str | None,
-    contract: str | None,
-    trace_ratio: float = 1.0,
-) -> tuple[float | None, tuple[tuple[str, str | bytes], ...]]:
-    """The seconds and the metadata that a call leaves with, from within the call being served.
-
-    The token of that one goes along where its policy passes it on to `contract`; None: to nobody. A new
-    trace is sampled in `trace_ratio` of cases. Raises AioRpcError DEADLINE_EXCEEDED if no time is left.
-    """
-    call = current_call()
-    trace = TraceContext.new(trace_ratio) if call is None else call.trace
-    try:
-        left = budget(timeout, None if call is None else call.deadline, time.monotonic())
-    except Refused as refused:
-        raise rpc_error(refused, trace.trace_id) from None
-    on = [] if call is None else carried(call.metadata, call.trace)
-    token = None if contract is None else passed_on(contract)
-    if token is not None:
-        on.append((AUTHORIZATION, token))
-    if call is not None and call.priority is not Priority.HIGH:
-        on.append((PRIORITY, call.priority.name.lower()))
-    return left, _leaving(metadata or (), trace, on, to, left)
-
-
-def _leaving(
-    metadata: MetadataLike,
-    trace: TraceContext,
-    on: Sequence[tuple[str, str]],
-    to: str | None,
-    left_s: float | None,
-) -> tuple[tuple[str, str | bytes], ...]:
-    """The caller's own metadata, and ours: trace, what goes `on` with it, workload and budget.
-
-    Of trace and token, what the caller set itself stays; a workload or budget it named does not.
-    """
-    leaving = [pair for pair in metadata if pair[0] != BUDGET and (to is None or pair[0] != TO)]
-    own = {key.lower() for key, _ in leaving}
-    if TRACEPARENT not in own:
-        leaving.append((TRACEPARENT, trace.header()))
-    else:
-        own.add(TRACESTATE)
-    leaving += [pair for pair in on if pair[0] not in own or pair[0] == PRIORITY]  # the lowest is taken
-    if to is not None:
-        leaving.append((TO, to))
-    if left_s is not None and left_s <= LONGEST_BUDGET_S:
-        leaving.append((BUDGET, str(int(left_s * 1000))))
-    return tuple(leaving)
+    _one_reply = False

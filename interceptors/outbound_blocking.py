@@ -4,60 +4,22 @@ Around a real channel of grpc's blocking API: a call handed to an event loop in 
 1.5 to 3 times the CPU of this one, and its streams a hop for each message.
 """
 
-import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import grpc
 from grpc.aio import AioRpcError
 
-from hauberk.interceptors.errors import ChannelClosed, Draining, rpc_error
-from hauberk.interceptors.outbound import departure
-from hauberk.interceptors.outgoing import BROKEN_OFF, Explain
+from hauberk.interceptors.calls_made import UNSEEN, CallMade, Telemetry
+from hauberk.interceptors.departure import Outbound, departure
+from hauberk.interceptors.outgoing import Explain
+from hauberk.interceptors.outgoing_blocking import Outgoing, Requests, RpcFailed, failed, timed
 
-_CLOSED = ("Channel closed!", "Locally cancelled by application!")
-"""The details core gives a call that was ended on our side."""
+_ARGUMENTS = ("method", "request_serializer", "response_deserializer", "_registered_method")
 
 Streaming = Callable[[str, Any], None]
 """Told of each call that streams, and of its path."""
-
-
-class RpcFailed(grpc.RpcError, grpc.Call):
-    """A call that failed, as whoever made it should see it. It is over, and so the simplest of calls."""
-
-    def __init__(self, error: Any, details: str | None = None) -> None:
-        """Of `error`, which has a status; `details` in place of its own."""
-        said = error.details() if details is None else details
-        super().__init__(f"{error.code().name}: {said}")
-        self._error = error
-        self._details = said
-
-    def code(self) -> grpc.StatusCode:
-        return self._error.code()  # type: ignore[no-any-return]
-
-    def details(self) -> str:
-        return self._details or ""
-
-    def initial_metadata(self) -> Any:
-        return tuple(self._error.initial_metadata() or ())
-
-    def trailing_metadata(self) -> Any:
-        return tuple(self._error.trailing_metadata() or ())
-
-    def debug_error_string(self) -> str:
-        return str(self._error.debug_error_string())
-
-    def is_active(self) -> bool:
-        return False
-
-    def time_remaining(self) -> float:
-        return 0.0
-
-    def cancel(self) -> bool:
-        return False
-
-    def add_callback(self, callback: Any) -> bool:
-        return False
 
 
 class BlockingChannel(grpc.Channel):
@@ -75,13 +37,18 @@ class BlockingChannel(grpc.Channel):
         streaming: Streaming | None = None,
         *,
         trace_ratio: float = 1.0,
+        telemetry: Telemetry = UNSEEN,
+        target: str = "",
     ) -> None:
-        """`explain` turns an error into a hint; `to` names the workload every call is for."""
+        """`explain` turns an error into a hint; `to` names the workload every call is for. `telemetry` sees
+        the calls, which it is told go to `target`.
+        """
         self.pick = pick
         self.explain = explain
-        self.to = to
         self.streaming = streaming
-        self.trace_ratio = trace_ratio
+        self.outbound = Outbound(
+            explain=explain, to=to, trace_ratio=trace_ratio, telemetry=telemetry, target=target
+        )
 
     def unary_unary(self, *method: Any, **how: Any) -> Any:
         return _OneReply(self, "unary_unary", method, how)
@@ -112,17 +79,27 @@ class BlockingChannel(grpc.Channel):
 
 
 class _Method:
-    """What a stub calls."""
+    """What a stub calls.
+
+    Where calls are noted, core is given each request together with the call that it is of, and gives each
+    reply together with its size: a serializer knows of no call, and where it fails core is to say so.
+    """
 
     def __init__(
         self, channel: BlockingChannel, shape: str, method: tuple[Any, ...], how: dict[str, Any]
     ) -> None:
         self._channel = channel
         self._shape = shape
-        self._method = method
-        self._how = how
-        self._path: str = method[0] if method else how["method"]
+        named = dict(zip(_ARGUMENTS, method, strict=False)) | how
+        self._path: str = named["method"]
         self._contract = self._path[1:].rpartition("/")[0]
+        self._registered = bool(named.get("_registered_method"))
+        self._many_replies = shape.endswith("stream")
+        if channel.outbound.telemetry.keep is not None:
+            named["request_serializer"] = _noting(named.get("request_serializer"))
+            if not self._many_replies:
+                named["response_deserializer"] = _sizing(named.get("response_deserializer"))
+        self._named = named
         self._made: tuple[grpc.Channel | None, Any] = (None, None)
 
     def _core(self) -> Any:
@@ -130,26 +107,46 @@ class _Method:
         channel = self._channel.pick()
         made = self._made
         if made[0] is not channel:
-            made = self._made = (channel, getattr(channel, self._shape)(*self._method, **self._how))
+            made = self._made = (channel, getattr(channel, self._shape)(**self._named))
         return made[1]
 
-    def _leaving(self, timeout: float | None, metadata: Any, options: dict[str, Any]) -> dict[str, Any]:
+    def _leaving(
+        self, timeout: float | None, metadata: Any, options: dict[str, Any]
+    ) -> tuple[dict[str, Any], CallMade | None]:
+        contract = None if options.get("credentials") else self._contract
         try:
-            contract = None if options.get("credentials") else self._contract
-            left, leaving = departure(
-                timeout, metadata, self._channel.to, contract, self._channel.trace_ratio
+            left, leaving, made = departure(
+                self._channel.outbound,
+                self._path,
+                timeout,
+                metadata,
+                contract=contract,
+                registered=self._registered,
             )
         except AioRpcError as refused:
             raise RpcFailed(refused) from None
-        return {**options, "timeout": left, "metadata": leaving}
+        return {**options, "timeout": left, "metadata": leaving}, made
 
     def _requests(self, request: Any) -> Any:
         return Requests(request) if self._shape.startswith("stream") else request
 
-    def _begun(self, call: Any, requests: Any) -> Any:
+    def _begin(self, start: Callable[..., Any], requests: Any, timeout: Any, metadata: Any, more: Any) -> Any:
+        """The call, which has begun, as its caller holds it."""
+        options, made = self._leaving(timeout, metadata, more)
+        if made is None:
+            call = start(requests, **options)
+        else:
+            try:
+                call = start(_of(made, requests), **options)
+            except Exception as error:
+                made.failed(error)
+                raise
+            made.follow_blocking(call, one_reply=not self._many_replies)
         if self._channel.streaming is not None and self._shape != "unary_unary":
             self._channel.streaming(self._path, call)
-        return Outgoing(call, requests, self._channel.explain)
+        sized = made is not None and not self._many_replies
+        explain, left = self._channel.explain, options["timeout"]
+        return Outgoing(call, requests, explain, self._path, left, sized=sized)
 
 
 class _OneReply(_Method):
@@ -158,107 +155,49 @@ class _OneReply(_Method):
 
     def with_call(self, request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:
         requests, core = self._requests(request), self._core()
-        options = self._leaving(timeout, metadata, more)
-        if requests is request or self._channel.streaming is None:
-            try:
+        if requests is not request and self._channel.streaming is not None:
+            call = self._begin(core.future, requests, timeout, metadata, more)  # can be ended from outside
+            return call.result(), call
+        options, made = self._leaving(timeout, metadata, more)
+        try:
+            if made is None:
                 return core.with_call(requests, **options)
-            except grpc.RpcError as error:
-                raise failed(error, self._channel.explain, requests) from None
-        call = self._begun(core.future(requests, **options), requests)  # one that can be ended from outside
-        return call.result(), call
+            (made.received, reply), call = core.with_call(_of(made, requests), **options)
+        except grpc.RpcError as error:
+            if made is not None:
+                made.failed(error)
+            seen = failed(error, self._channel.explain, requests)
+            raise timed(seen, self._path, options["timeout"]) from None
+        made.over(grpc.StatusCode.OK)
+        return reply, call
 
     def future(self, request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:
-        requests, core = self._requests(request), self._core()
-        return self._begun(core.future(requests, **self._leaving(timeout, metadata, more)), requests)
+        return self._begin(self._core().future, self._requests(request), timeout, metadata, more)
 
 
 class _ManyReplies(_Method):
     def __call__(self, request: Any, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:
-        requests, core = self._requests(request), self._core()
-        return self._begun(core(requests, **self._leaving(timeout, metadata, more)), requests)
+        return self._begin(self._core(), self._requests(request), timeout, metadata, more)
 
 
-class Requests:
-    """The requests of a call as its caller makes them, in its context though in core's thread.
-
-    What the making raised is kept: core would drop that.
-    """
-
-    def __init__(self, made: Iterable[Any]) -> None:
-        self._made = iter(made)
-        self._context = contextvars.copy_context()
-        self.error: Exception | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return self._context.run(next, self._made)
-        except StopIteration:
-            raise
-        except Exception as error:
-            self.error = error
-            raise
+def _of(made: CallMade, requests: Any) -> Any:
+    """Each of the requests together with the call that it is of."""
+    return zip(repeat(made), requests, strict=False) if isinstance(requests, Requests) else (made, requests)
 
 
-class Outgoing:
-    """One call as its caller holds it: core's own, whose errors say more."""
+def _noting(write: Callable[[Any], bytes] | None) -> Callable[[tuple[CallMade, Any]], bytes]:
+    def write_noted(request: tuple[CallMade, Any]) -> bytes:
+        made, message = request
+        written: bytes = message if write is None else write(message)
+        made.sent += len(written)
+        return written
 
-    def __init__(self, call: Any, requests: Any, explain: Explain | None) -> None:
-        self._call = call
-        self._requests = requests
-        self._explain = explain
-        self._cancelled = False
-
-    def cancel(self) -> bool:
-        self._cancelled = True
-        return bool(self._call.cancel())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._call, name)
-
-    def __iter__(self) -> "Outgoing":
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return next(self._call)
-        except grpc.RpcError as error:
-            raise self._failed(error) from None
-
-    def result(self, timeout: float | None = None) -> Any:
-        try:
-            return self._call.result(timeout)
-        except grpc.RpcError as error:
-            raise self._failed(error) from None
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        error = self._call.exception(timeout)
-        return self._failed(error) if isinstance(error, grpc.RpcError) else error
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._call.add_done_callback(lambda _: callback(self))
-
-    def _failed(self, error: Any) -> Exception:
-        return failed(error, self._explain, self._requests, cancelled=self._cancelled)
+    return write_noted
 
 
-grpc.Call.register(Outgoing)
-grpc.Future.register(Outgoing)
+def _sizing(read: Callable[[bytes], Any] | None) -> Callable[[bytes], tuple[int, Any] | None]:
+    def read_sized(message: bytes) -> tuple[int, Any] | None:
+        reply = message if read is None else read(message)
+        return None if reply is None else (len(message), reply)  # None: core takes it for a failure
 
-
-def failed(
-    error: Any, explain: Explain | None, requests: Any = None, *, cancelled: bool = False
-) -> Exception:
-    """What the caller should see for `error`, which core raised; `cancelled` if the caller wished it."""
-    if isinstance(requests, Requests) and requests.error is not None:
-        return requests.error
-    if error.code() is grpc.StatusCode.CANCELLED and not cancelled:
-        if error.details() == BROKEN_OFF:
-            broken_off = Draining("the server broke the call off: it is leaving", reason="BROKEN_OFF")
-            return RpcFailed(rpc_error(broken_off))
-        if error.details() in _CLOSED:
-            return RpcFailed(rpc_error(ChannelClosed("channel was closed while the call was in flight")))
-    hint = None if explain is None else explain(error)
-    return RpcFailed(error, f"{error.details()} ({hint})" if hint else None)
+    return read_sized

@@ -15,6 +15,7 @@ import grpc
 from grpc.aio import AioRpcError
 
 from hauberk.interceptors.errors import ChannelClosed, Draining, rpc_error
+from hauberk.interceptors.hops import hop
 
 _NOT_BEGUN = "Failed grpc_call_start_batch"
 """How core's refusal to begin an operation starts, two writes at once for one."""
@@ -46,13 +47,24 @@ class Requests:
             raise
 
 
+class TimedOut(AioRpcError):
+    """A call that had no time left. `hop` says which it was, and what it had: see hops.py."""
+
+    hop = ""
+
+
 class Outgoing(grpc.aio.Call):
     """What calls of all four shapes have in common. Everything not said here is core's own."""
 
-    def __init__(self, call: Any, explain: Explain | None) -> None:
+    def __init__(
+        self, call: Any, explain: Explain | None, method: str = "", budget_s: float | None = None
+    ) -> None:
+        """`call` is of `method`, and has `budget_s` seconds, None without a deadline."""
         self.requests: Requests | None = None
         self._call = call
         self._explain = explain
+        self._method = method
+        self._budget_s = budget_s
         self._cancelled = False
 
     def cancelled(self) -> bool:
@@ -98,13 +110,34 @@ class Outgoing(grpc.aio.Call):
     def _failed(self, error: AioRpcError | asyncio.CancelledError) -> NoReturn:
         """Raise what the caller should see for `error`."""
         if isinstance(error, AioRpcError):
-            raise _explained(error, self._explain) from None
+            raise self._explained(error) from None
         if self.requests is not None and self.requests.error is not None:
             raise self.requests.error
         task = asyncio.current_task()
         if self._cancelled or (task is not None and task.cancelling()):
+            error.hop = hop(self._method, self._budget_s)  # type: ignore[attr-defined]  # see hops.py
             raise error
         raise rpc_error(ChannelClosed("channel was closed while the call was in flight")) from error
+
+    def _explained(self, error: AioRpcError) -> AioRpcError:
+        """`error` with all that is known of it here."""
+        if error.code() is grpc.StatusCode.CANCELLED and error.details() == BROKEN_OFF:
+            broken_off = Draining("the server broke the call off: it is leaving", reason="BROKEN_OFF")
+            return rpc_error(broken_off).with_traceback(error.__traceback__)
+        hint = None if self._explain is None else self._explain(error)
+        timed_out = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if not hint and not timed_out:
+            return error
+        explained = (TimedOut if timed_out else AioRpcError)(
+            error.code(),
+            error.initial_metadata(),
+            error.trailing_metadata(),
+            details=f"{error.details()} ({hint})" if hint else error.details(),
+            debug_error_string=error.debug_error_string(),
+        )
+        if isinstance(explained, TimedOut):
+            explained.hop = hop(self._method, self._budget_s)
+        return explained.with_traceback(error.__traceback__)
 
 
 class _OneReply(Outgoing):
@@ -116,8 +149,8 @@ class _OneReply(Outgoing):
 
 
 class _ManyReplies(Outgoing):
-    def __init__(self, call: Any, explain: Explain | None) -> None:
-        super().__init__(call, explain)
+    def __init__(self, *call: Any) -> None:
+        super().__init__(*call)
         self._replies: AsyncIterator[Any] | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -140,10 +173,10 @@ class _ManyReplies(Outgoing):
 
 
 class _ManyRequests(Outgoing):
-    def __init__(self, call: Any, explain: Explain | None) -> None:
-        super().__init__(call, explain)
-        if hasattr(call, "_cython_call"):
-            call._cython_call = _Truthful(call._cython_call)
+    def __init__(self, *call: Any) -> None:
+        super().__init__(*call)
+        if hasattr(self._call, "_cython_call"):
+            self._call._cython_call = _Truthful(self._call._cython_call)
 
     async def write(self, request: Any) -> None:
         try:
@@ -192,20 +225,3 @@ class StreamUnary(_OneReply, _ManyRequests, grpc.aio.StreamUnaryCall[Any, Any]):
 
 class StreamStream(_ManyReplies, _ManyRequests, grpc.aio.StreamStreamCall[Any, Any]):
     """A call with many requests and many replies."""
-
-
-def _explained(error: AioRpcError, explain: Explain | None) -> AioRpcError:
-    if error.code() is grpc.StatusCode.CANCELLED and error.details() == BROKEN_OFF:
-        broken_off = Draining("the server broke the call off: it is leaving", reason="BROKEN_OFF")
-        return rpc_error(broken_off).with_traceback(error.__traceback__)
-    hint = None if explain is None else explain(error)
-    if not hint:
-        return error
-    explained = AioRpcError(
-        error.code(),
-        error.initial_metadata(),
-        error.trailing_metadata(),
-        details=f"{error.details()} ({hint})",
-        debug_error_string=error.debug_error_string(),
-    )
-    return explained.with_traceback(error.__traceback__)

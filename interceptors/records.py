@@ -12,12 +12,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from hauberk.certs.identity import SpiffeId
 from hauberk.interceptors.call import Call
+from hauberk.interceptors.calls_made import CallMade
+from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.tracing import TraceContext
 
@@ -54,6 +56,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     reason: str | None
     received: int
     sent: int
+    deadline: Deadline | None = None
+    """Until when it could be served, the contract's bound too; None where it was refused before."""
     user_agent: str | bytes | None = None
     """What the caller says it is."""
 
@@ -68,14 +72,31 @@ class Sink(Protocol):
         """Write what was taken: called when there is no more for now."""
 
 
-class Records:
-    """The queue and its thread, for all servers of a process. `close` when they have stopped."""
+class MadeSink(Protocol):
+    """The same for calls that this process makes."""
 
-    def __init__(self, sinks: Sequence[Sink], *, capacity: int = CAPACITY, every_s: float = EVERY_S) -> None:
+    def take(self, made: CallMade, began_at: float) -> None: ...
+
+    def settle(self) -> None: ...
+
+
+class Records:
+    """The queue and its thread, for all servers and channels of a process. `close` when they have stopped."""
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        *,
+        made: Sequence[MadeSink] = (),
+        capacity: int = CAPACITY,
+        every_s: float = EVERY_S,
+    ) -> None:
+        """`sinks` are for calls that are served, those of `made` for calls that are made."""
         self._sinks = tuple(sinks)
+        self._made_sinks = tuple(made)
         self._capacity = capacity
         self._every_s = every_s
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[Record | CallMade] = deque()
         self._running: list[Callable[[], Iterable[Call]]] = []
         self._awake = False
         """Whether the thread is going to look at the queue again by itself."""
@@ -114,9 +135,20 @@ class Records:
                 reason,
                 call.received,
                 call.sent,
+                call.deadline,
                 call.user_agent,
             )
         )
+        if not self._awake:
+            self._rouse()
+
+    def keep(self, made: CallMade) -> None:
+        """Take note of a call that this process made, which is over. Never waits and never raises."""
+        if len(self._waiting) >= self._capacity:
+            with self._counting:
+                self.dropped += 1
+            return
+        self._waiting.append(made)
         if not self._awake:
             self._rouse()
 
@@ -180,21 +212,23 @@ class Records:
         offset = time.time() - time.monotonic()
         for number in range(1, len(self._waiting) + 1):
             record = self._waiting.popleft()
-            for sink in self._sinks:
+            sinks: Iterable[Any] = self._made_sinks if type(record) is CallMade else self._sinks
+            for sink in sinks:
                 try:
                     sink.take(record, record.began + offset)
                 except Exception as error:
                     self._fail(sink, error)
             if number % _AT_ONCE == 0:
                 time.sleep(0)
-        for sink in self._sinks:
+        settling: Iterable[Sink | MadeSink] = (*self._sinks, *self._made_sinks)
+        for each in settling:
             try:
-                sink.settle()
+                each.settle()
             except Exception as error:
-                self._fail(sink, error)
+                self._fail(each, error)
         self._tell()
 
-    def _fail(self, sink: Sink, error: Exception) -> None:
+    def _fail(self, sink: object, error: Exception) -> None:
         self.failed += 1
         if self.failed == 1:
             _log.error("a record of a call is lost to %s: %s", type(sink).__name__, type(error).__name__)

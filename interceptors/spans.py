@@ -2,12 +2,14 @@
 
 Names and attributes are those of opentelemetry-instrumentation-grpc (tests/interceptors/test_spans.py runs it
 over the same calls), and the description of an error is the reason, where theirs is the status message: that
-is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.budget_ms`. Needs the extra
-`telemetry`. Source: opentelemetry-proto, trace.proto.
+is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.budget_ms`, what the
+caller's deadline left on arrival, `hauberk.budget_left_ms`, what was left when it was over, and whose that
+deadline was, `hauberk.deadline_bound`. Needs the extra `telemetry`. Source: opentelemetry-proto, trace.proto.
 """
 
 import threading
 from collections import deque
+from collections.abc import Container
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,6 +18,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from hauberk.interceptors.records import Record
+from hauberk.interceptors.tracing import TraceContext
 
 CAPACITY = 10_000
 """Spans of about 1 kB that wait to be sent."""
@@ -38,12 +41,18 @@ class Spans:
         """Spans that found no room, or could not be sent."""
 
     def take(self, record: Record, began_at: float) -> None:
-        if not record.trace.sampled:
-            return
+        if record.trace.sampled and self.has_room():
+            self.add(self._span(record, began_at))
+
+    def has_room(self) -> bool:
+        """Whether one more can be kept; who has none, is told to forget it, which is counted."""
         if len(self._waiting) >= self._capacity:
             self.dropped += 1
-            return
-        self._waiting.append(self._span(record, began_at))
+            return False
+        return True
+
+    def add(self, span: Span) -> None:
+        self._waiting.append(span)
 
     def settle(self) -> None:
         if self._waiting:
@@ -58,38 +67,44 @@ class Spans:
         key = (record.method, record.status)
         alike = self._alike.get(key)
         if alike is None:
-            alike = _alike(record)
+            alike = of_all_calls(record.method, record.status, Span.SPAN_KIND_SERVER, _ERRORS)
             if record.policy.method:  # only what is served: a caller may make up any other
                 self._alike[key] = alike
-        span, trace = Span(), record.trace
-        span.CopyFrom(alike)
-        span.trace_id = bytes.fromhex(trace.trace_id)
-        span.span_id = bytes.fromhex(trace.span_id)
-        if trace.parent_id is not None:
-            span.parent_span_id = bytes.fromhex(trace.parent_id)
-        span.start_time_unix_nano = int(began_at * 1e9)
-        span.end_time_unix_nano = int((began_at + record.ended - record.began) * 1e9)
+        span = of_one_call(alike, record.trace, began_at, record.ended - record.began)
         span.attributes.extend(_own(record))
         if record.reason is not None and span.status.code == Status.STATUS_CODE_ERROR:
-            span.status.message = str(record.reason)[:256].encode("utf-8", "replace").decode()
+            span.status.message = _reason(record.reason)
         return span
 
 
-def _alike(record: Record) -> Span:
-    """What all spans of this method and status have in common."""
-    service, _, method = record.method.removeprefix("/").partition("/")
-    code = grpc.StatusCode.__members__.get(record.status, grpc.StatusCode.UNKNOWN)
-    span = Span(name=record.method, kind=Span.SPAN_KIND_SERVER, flags=1)
+def of_all_calls(method: str, status: str, kind: Span.SpanKind.ValueType, errors: Container[str]) -> Span:
+    """What all spans of this method, a path, and status have in common; `errors` are statuses."""
+    service, _, name = method.removeprefix("/").partition("/")
+    code = grpc.StatusCode.__members__.get(status, grpc.StatusCode.UNKNOWN)
+    span = Span(name=method, kind=kind, flags=1)
     span.attributes.extend(
         [
-            _attribute("rpc.system", "grpc"),
-            _attribute("rpc.grpc.status_code", code.value[0]),
-            _attribute("rpc.method", method or service),
-            _attribute("rpc.service", service if method else ""),
+            attribute("rpc.system", "grpc"),
+            attribute("rpc.grpc.status_code", code.value[0]),
+            attribute("rpc.method", name or service),
+            attribute("rpc.service", service if name else ""),
         ]
     )
-    if code.name in _ERRORS:
+    if code.name in errors:
         span.status.code = Status.STATUS_CODE_ERROR
+    return span
+
+
+def of_one_call(alike: Span, trace: TraceContext, began_at: float, seconds: float) -> Span:
+    """A copy of `alike`, for one call."""
+    span = Span()
+    span.CopyFrom(alike)
+    span.trace_id = bytes.fromhex(trace.trace_id)
+    span.span_id = bytes.fromhex(trace.span_id)
+    if trace.parent_id is not None:
+        span.parent_span_id = bytes.fromhex(trace.parent_id)
+    span.start_time_unix_nano = int(began_at * 1e9)
+    span.end_time_unix_nano = int((began_at + seconds) * 1e9)
     return span
 
 
@@ -100,22 +115,29 @@ def _own(record: Record) -> list[KeyValue]:
     if kind in ("ipv4", "ipv6"):
         ip, _, port = address.partition(",")[0].rpartition(":")
         ip = unquote(ip)
-        found += [_attribute("net.peer.ip", ip), _attribute("net.peer.port", port)]
+        found += [attribute("net.peer.ip", ip), attribute("net.peer.port", port)]
         if ip in _LOCAL:
-            found.append(_attribute("net.peer.name", "localhost"))
+            found.append(attribute("net.peer.name", "localhost"))
     if isinstance(record.user_agent, str):
-        found.append(_attribute("rpc.user_agent", record.user_agent[:256]))
+        found.append(attribute("rpc.user_agent", record.user_agent[:256]))
     if record.client is not None:
-        found.append(_attribute("hauberk.caller", str(record.client)))
+        found.append(attribute("hauberk.caller", str(record.client)))
     if record.time_left_s is not None:
-        found.append(_attribute("hauberk.budget_ms", round(record.time_left_s * 1000)))
+        found.append(attribute("hauberk.budget_ms", round(record.time_left_s * 1000)))
+    if record.deadline is not None:
+        left_s = record.deadline.left(record.ended)
+        found.append(attribute("hauberk.budget_left_ms", round(left_s * 1000)))
+        found.append(attribute("hauberk.deadline_bound", record.deadline.bound))
     if record.reason is not None:
-        found.append(
-            _attribute("hauberk.reason", str(record.reason)[:256].encode("utf-8", "replace").decode())
-        )
+        found.append(attribute("hauberk.reason", _reason(record.reason)))
     return found
 
 
-def _attribute(key: str, value: Any) -> KeyValue:
+def attribute(key: str, value: Any) -> KeyValue:
     held = AnyValue(int_value=value) if isinstance(value, int) else AnyValue(string_value=value)
     return KeyValue(key=key, value=held)
+
+
+def _reason(reason: object) -> str:
+    """As protobuf takes it: a method may have chosen it."""
+    return str(reason)[:256].encode("utf-8", "replace").decode()

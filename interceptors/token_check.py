@@ -124,8 +124,14 @@ class _Failures:
         """Raise TokenChecksSpent if this peer has to wait. Not UNAUTHENTICATED: its token, which nobody has
         looked at, may be good, and is to be brought again, not thrown away.
         """
-        if self._empty_at and self._empty_at.get(_peer(call), 0.0) - call.started > self._full_s:
-            raise TokenChecksSpent("too many access tokens of this peer were refused; try again in a second")
+        if not self._empty_at:
+            return
+        wait_s = self._empty_at.get(_peer(call), 0.0) - call.started - self._full_s
+        if wait_s > 0:
+            raise TokenChecksSpent(
+                "too many access tokens of this peer were refused; try again in a second",
+                retry_after_s=wait_s,
+            )
 
     def count(self, call: Call) -> None:
         peer = _peer(call)

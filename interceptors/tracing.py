@@ -3,6 +3,7 @@
 Source: W3C Trace Context (Level 1), sections 3.2 "Traceparent Header" and 4 "Processing Model".
 """
 
+import itertools
 import random
 import re
 import threading
@@ -22,6 +23,9 @@ _SAMPLED = 0x01
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _TOLD = frozenset({"trace_id", "span_id", "parent_id", "sampled"})
 _telling = threading.Lock()
+_KEPT = 11
+"""Digits, of 16: that two spans of one trace share so many by chance is one in 10^13."""
+_numbers = itertools.count(1)
 _random = random.Random()  # noqa: S311 - IDs only have to differ; seeded by the system, whatever the program seeds
 
 
@@ -82,6 +86,16 @@ class TraceContext:
 
     def let_go(self) -> None:
         """Keep nothing that the caller sent beyond those."""
+    def of_a_call(self) -> "TraceContext":
+        """A new span for a call made from this one.
+
+        Its id begins as ours does: so who has the logs of servers alone, in which such spans are not, can
+        tell from whose span a call came (`is_of`). It ends with a number of this process's.
+        """
+        span_id = f"{self.span_id[:_KEPT]}{next(_numbers) & 0xFFFFF or 1:05x}"
+        return TraceContext(
+            trace_id=self.trace_id, span_id=span_id, parent_id=self.span_id, sampled=self.sampled
+        )
 
     def header(self) -> str:
         """The traceparent of calls made from this span."""
@@ -120,6 +134,11 @@ class ArrivingTrace(TraceContext):
     def let_go(self) -> None:
         if self._metadata is not None and len(self._metadata) > 1:
             self.__getattr__("trace_id")
+
+
+def is_of(span_id: str, parent_id: str) -> bool:
+    """Whether one may be the id of a call made from the other's span, or is the same."""
+    return span_id[:_KEPT] == parent_id[:_KEPT]
 
 
 def carried(metadata: Metadata, trace: TraceContext) -> list[tuple[str, str]]:

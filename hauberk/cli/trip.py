@@ -11,6 +11,7 @@ import msgspec
 
 from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
+from hauberk.interceptors.tracing import is_of
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,8 +71,7 @@ class Trip:
     @classmethod
     def of(cls, trace_id: str, hops: Iterable[Hop]) -> "Trip":
         mine = sorted((hop for hop in hops if hop.trace_id == trace_id), key=lambda hop: hop.at)
-        spans = {hop.span_id for hop in mine}
-        first = [hop for hop in mine if hop.parent_id not in spans]
+        first = [hop for hop in mine if not any(_made(hop, one) for one in mine)]
         return cls(trace_id, tuple(_walk(first, mine, 0)))
 
     def missing(self, *, starts_with: str, through: Sequence[str] = ()) -> list[str]:
@@ -133,11 +133,18 @@ def name_of(spiffe_id: str | None) -> str:
         return spiffe_id or "somebody"
 
 
+def _made(hop: Hop, by: Hop) -> bool:
+    """Whether the call was made while serving the other: a caller may have a span for it, of which no server
+    knows.
+    """
+    return hop.parent_id is not None and hop.span_id != by.span_id and is_of(hop.parent_id, by.span_id)
+
+
 def _walk(level: Sequence[Hop], hops: Sequence[Hop], depth: int) -> Iterator[tuple[int, Hop]]:
     # A span calls itself only in a forged record; the depth of a call chain is bounded far below this.
     if depth > 64:
         return
     for hop in level:
         yield depth, hop
-        below = [one for one in hops if one.parent_id == hop.span_id and one.span_id != hop.span_id]
+        below = [one for one in hops if _made(one, hop)]
         yield from _walk(below, hops, depth + 1)

@@ -16,7 +16,12 @@ from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.direct import DirectChannel
 from hauberk.hints import Hints
+from hauberk.interceptors.calls_made import Telemetry
+from hauberk.interceptors.client_metrics import ClientMetrics
+from hauberk.interceptors.client_spans import ClientSpans
 from hauberk.interceptors.outbound import guarded
+from hauberk.interceptors.records import Records
+from hauberk.interceptors.spans import Spans
 from scripts.bench.contract import CLIENT, SERVICE, contract
 from scripts.bench.features import Without
 from scripts.bench.load import Headers
@@ -160,7 +165,11 @@ class Run:
             held = Watch(self.client)
             channel = DirectChannel(address, server, held, drain_s=1.0)
             hints = Hints(credentials=held, target=address, server=server)
-            return guarded(channel, explain=hints.explain, trace_ratio=variant.sampled)
+            records = Records([], made=[ClientMetrics(), ClientSpans(Spans())])
+            self.stack.callback(records.close)
+            telemetry = Telemetry(keep=records.keep, spans=True)
+            ratio = variant.sampled
+            return guarded(channel, explain=hints.explain, trace_ratio=ratio, telemetry=telemetry)
         own = ("grpc.use_local_subchannel_pool", 1)
         if variant.kind == "insecure":
             return grpc.aio.insecure_channel(address, [own])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hauberk.cli.trip import Hop, Trip
+from hauberk.interceptors.tracing import TraceContext
 
 TRACE = "a" * 32
 
@@ -40,6 +41,22 @@ WHOLE = (
 def test_callees_stand_under_their_callers_in_the_order_they_were_called() -> None:
     shape = [(depth, hop.callee.rpartition("/")[2]) for depth, hop in trip(*WHOLE).hops]
     assert shape == [(0, "orders"), (1, "catalog"), (1, "payments")]
+
+
+def test_callee_of_a_span_that_only_its_caller_knows_stands_under_the_caller() -> None:
+    served, around = TraceContext(trace_id=TRACE, span_id="b" * 16), TraceContext.new()
+    made = served.of_a_call()
+    found = trip(
+        line(served.span_id, around.span_id, "gateway", "orders"),
+        line("c" * 16, made.span_id, "orders", "catalog"),
+        line("d" * 16, served.of_a_call().span_id, "orders", "payments"),
+    )
+    assert [(depth, hop.callee.rpartition("/")[2]) for depth, hop in found.hops] == [
+        (0, "orders"),
+        (1, "catalog"),
+        (1, "payments"),
+    ]
+    assert not found.missing(starts_with="spiffe://shop.test/gateway")
 
 
 def test_the_text_tells_everything_asked_of_it() -> None:

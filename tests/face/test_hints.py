@@ -1,5 +1,7 @@
 """What each of core's errors means here."""
 
+import asyncio
+import sys
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -8,9 +10,9 @@ import pytest
 from hauberk.certs.clock import SetClock
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
-from hauberk.hints import Hints, reason_of
+from hauberk.hints import Hints, is_refusal_of_svid, reason_of
 from hauberk.interceptors.errors import Forbidden, Unidentified, rpc_error
-from tests.face.town import TRUST_DOMAIN, Town
+from tests.face.town import TRUST_DOMAIN, Town, refused
 
 UNAVAILABLE, DENIED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -54,6 +56,8 @@ def hints(town: Town) -> Hints:
         (UNAVAILABLE, "Socket closed", "speaks no TLS: run `hauberk doctor 127.0.0.1:7`"),
         (UNAVAILABLE, "Connection reset by peer", "run `hauberk doctor 127.0.0.1:7`"),
         (UNAVAILABLE, "Handshake failed", "TLS failed at 127.0.0.1:7"),
+        (UNAVAILABLE, "Stream removed (Socket closed)", "it may have been done all the same"),
+        (UNAVAILABLE, "Stream removed (sendmsg: Broken pipe (32))", "ended, was killed or cannot be reached"),
         (
             UNAVAILABLE,
             "last error: Socket closed (LDS resource mesh: xDS channel for server 127.0.0.1:8: down)",
@@ -71,6 +75,8 @@ def test_core_s_words_are_explained(hints: Hints, code: grpc.StatusCode, said: s
         (grpc.StatusCode.NOT_FOUND, "Socket closed"),
         (grpc.StatusCode.INTERNAL, "max connection age"),
         (UNAVAILABLE, "Failed to connect to remote host: Connection refused"),
+        (UNAVAILABLE, "Failed to connect to remote host: getsockopt(SO_ERROR): Connection reset by peer"),
+        (UNAVAILABLE, "Stream removed"),
         (UNAVAILABLE, ""),
         (DENIED, "not yours"),
     ],
@@ -97,6 +103,42 @@ def test_a_clock_that_was_set_is_named_before_what_comes_of_it(town: Town) -> No
     )
     told = hints.explain(error(UNAVAILABLE, "Socket closed")) or ""
     assert told.startswith("this machine's clock was set forward by 5 h: our own svid expired")
+
+
+@pytest.mark.parametrize(
+    ("said", "refuses"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:7: Socket closed",
+            True,
+        ),
+        ("Stream removed (Socket closed)", False),
+        ("Failed to connect to remote host: getsockopt(SO_ERROR): Connection reset by peer", False),
+        ("Handshake read failed (recvmsg:Connection reset by peer (104))", False),
+    ],
+)
+def test_peer_that_ended_is_not_taken_for_one_that_refuses_us(said: str, refuses: bool) -> None:
+    assert is_refusal_of_svid(error(UNAVAILABLE, said)) is refuses
+
+
+async def test_call_whose_server_is_killed_hears_that_it_was(town: Town) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.face.stuck_server", str(town.folder)), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        channel = town.channel((await process.stdout.readline()).decode().strip())
+        async with asyncio.timeout(20):
+            calling = asyncio.create_task(refused(channel, within=15))
+            await process.stdout.readline()
+            process.kill()
+            told = (await calling).details() or ""
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+    assert "the connection was lost while the call was on its way" in told
+    assert "clock" not in told
 
 
 def test_a_refusal_with_details_speaks_for_itself(hints: Hints) -> None:

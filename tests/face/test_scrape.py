@@ -36,7 +36,7 @@ async def scraped(address: str, accept: str) -> str:
 async def test_real_calls_are_told_in_both_formats_and_the_port_closes(control: Control) -> None:
     async with (
         control.join("catalog", metrics_listen="127.0.0.1:0") as catalog,
-        control.join("gateway") as gateway,
+        control.join("gateway", metrics_listen="127.0.0.1:0") as gateway,
     ):
         server = catalog.server()
         catalog_pb2_grpc.add_CatalogServicer_to_server(Catalog(), server)  # type: ignore[abstract]
@@ -65,8 +65,25 @@ async def test_real_calls_are_told_in_both_formats_and_the_port_closes(control: 
             exemplars = [sample.exemplar for sample in samples.values() if sample.exemplar]
             assert bool(exemplars) == (accept == OPEN_METRICS)
             assert all(len(one.labels["trace_id"]) == 32 for one in exemplars)
+        await _made_are_told(gateway, method, ok)
     with pytest.raises(OSError, match="refused"):
         await scraped(address, "text/plain")
+
+
+async def _made_are_told(gateway: Any, method: tuple[str, str], ok: tuple[str, str]) -> None:
+    text = await scraped(gateway._recording._scrape.address, OPEN_METRICS)
+    assert CANARY not in text
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample
+        for family in open_metrics(text)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+    }
+    key = (method, ok, ("grpc_target", "xds:///mesh"))
+    assert samples["grpc_client_call_duration_seconds_count", *key].value == 3
+    for size in ("rcvd", "sent"):
+        name = f"hauberk_client_call_{size}_total_message_size_bytes_sum"
+        assert samples[name, *key].value == 3 * (len(CANARY) + 2)
+    assert any(sample.exemplar for sample in samples.values())
 
 
 async def test_port_that_is_taken_is_named_and_the_identity_let_go(control: Control) -> None:

@@ -25,7 +25,7 @@ from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.outgoing import Explain, _Truthful
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.policy import Policy, callers
-from hauberk.interceptors.records import Records, Sink
+from hauberk.interceptors.records import MadeSink, Records, Sink
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.interceptors.serving import guarded_server
 
@@ -269,9 +269,9 @@ class Stage:
             **more,
         )
 
-    def keeping(self, *sinks: Sink) -> Records:
-        """Records that go to `sinks`; closed with the stage."""
-        records = Records(sinks, every_s=0.02)
+    def keeping(self, *sinks: Sink, made: Sequence[MadeSink] = ()) -> Records:
+        """Records that go to `sinks`, and to `made` those of calls made; closed with the stage."""
+        records = Records(sinks, made=made, every_s=0.02)
         self._open.callback(records.close)
         return records
 
@@ -328,9 +328,10 @@ class Stage:
         address: str | None = None,
         explain: Explain | None = None,
         to: str | None = None,
+        **more: Any,
     ) -> grpc.aio.Channel:
         """The same, as the mesh hands it out."""
-        return guarded(self.channel(name, address=address), explain=explain, to=to)
+        return guarded(self.channel(name, address=address), explain=explain, to=to, **more)
 
     async def records(self, count: int = 1) -> list[dict[str, Any]]:
         """What the access log holds, once it has so many lines: a caller hears before the line is written."""

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from hauberk.certs.credentials import server_credentials
 from hauberk.certs.watch import Watch
+from hauberk.interceptors.demands import DeadlineRule
 from hauberk.interceptors.errors import Refused
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.spans import Spans
@@ -22,7 +23,10 @@ from tests.interceptors.test_access_log import record
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
-OURS = {"hauberk.caller", "hauberk.reason", "hauberk.budget_ms"}
+OURS = {
+    *("hauberk.caller", "hauberk.reason"),
+    *("hauberk.budget_ms", "hauberk.budget_left_ms", "hauberk.deadline_bound"),
+}
 
 
 def attributes(span: Span) -> dict[str, Any]:
@@ -137,6 +141,26 @@ async def test_refusal_is_seen_with_who_and_why(stage: Stage, shape: Shape) -> N
     assert forbidden.status.code == Status.STATUS_CODE_UNSET, "the server is not at fault"
     assert (odd.status.code, odd.status.message) == (Status.STATUS_CODE_ERROR, "ODD")
     assert b"canary" not in odd.SerializeToString()
+
+
+async def test_budget_is_told_as_it_came_and_as_it_was_left(stage: Stage, shape: Shape) -> None:
+    spans = Spans()
+    rule, records = DeadlineRule(max_s=3), stage.keeping(spans)
+    await stage.serve(
+        {"Echo": (shape, echo(shape), policy("Echo", shape, "*", deadline=rule))},
+        guard=stage.new_guard(records=records),
+    )
+    for within in (2, 30, None):
+        await call(stage.channel(), shape, within=within)
+    await stage.server.stop(None)
+    records.flush()
+    sooner, later, unbounded = map(attributes, spans.next(10))
+    assert sooner["hauberk.deadline_bound"] == "caller"
+    assert 0 < sooner["hauberk.budget_left_ms"] <= sooner["hauberk.budget_ms"] <= 2080
+    assert later["hauberk.deadline_bound"] == unbounded["hauberk.deadline_bound"] == "contract max"
+    assert later["hauberk.budget_ms"] > 20_000
+    assert 0 < later["hauberk.budget_left_ms"] <= 3000
+    assert "hauberk.budget_ms" not in unbounded
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc.aio import AioRpcError
 
 from hauberk.interceptors import token_check
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.demands import TokenRule
-from hauberk.interceptors.errors import PolicyError, TokenChecksSpent, TokenRefused
+from hauberk.interceptors.errors import PUSHBACK_KEY, PolicyError, TokenChecksSpent, TokenRefused
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.token_check import Tokens
 from hauberk.interceptors.tracing import TraceContext
@@ -21,9 +23,11 @@ from tests.interceptors.stage import (
     Stage,
     call,
     echo,
+    info,
     method,
     policy,
 )
+from tests.interceptors.test_quota import found
 from tests.interceptors.token_calls import UNARY, bearer, caller, logged, refused, serve
 from tests.interceptors.token_forge import KID, Forge, bound_to, jwk
 
@@ -168,6 +172,21 @@ async def test_peer_whose_tokens_fail_has_to_wait_and_others_do_not(stage: Stage
     assert answers.count(("UNAUTHENTICATED", "TOKEN_REFUSED")) >= 20
     assert await call(channel, UNARY, metadata=known) == [b"hello"]
     assert await call(other, UNARY, metadata=bearer(forge.token(sub="bob"))) == [b"hello"]
+
+
+async def test_peer_that_has_to_wait_is_told_how_long(stage: Stage, forge: Forge) -> None:
+    await serve(stage, forge, TokenRule(bound=False), tokens=forge.tokens(failures_per_s=20))
+    channel, bad = stage.channel(), bearer(forge.token(key=forge.stranger))
+    results = await asyncio.gather(
+        *(call(channel, UNARY, metadata=bad) for _ in range(90)), return_exceptions=True
+    )
+    errors = [each for each in results if isinstance(each, AioRpcError)]
+    spent = [each for each in errors if info(each).reason == "TOKEN_CHECKS_SPENT"]
+    assert spent
+    for error in spent:
+        wait_s = found(error, RetryInfo).retry_delay.ToTimedelta().total_seconds()
+        assert 0 < wait_s <= 0.1, "one in 20 of a second, and what rounding adds"
+        assert 0 < int(dict(error.trailing_metadata() or ())[PUSHBACK_KEY]) <= 100
 
 
 def test_peer_that_has_failed_20_times_is_looked_at_20_times_a_second(forge: Forge) -> None:

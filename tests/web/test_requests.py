@@ -13,8 +13,9 @@ from fastapi.responses import StreamingResponse
 
 from hauberk import asgi, wsgi
 from hauberk.interceptors.call import Call, current_call, within_call
-from hauberk.interceptors.outbound import departure
+from hauberk.interceptors.departure import Outbound, departure
 
+CHANNEL = Outbound()
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 Headers = tuple[tuple[str, str], ...]
@@ -167,15 +168,15 @@ async def test_the_users_token_goes_on_to_whom_the_application_names_and_no_furt
     for said, told in (((("authorization", "Bearer abc"),), "Bearer abc"), ((), None)):
         call = (await of(kind, said, pass_token_to=[orders])).call
         with within_call(call):
-            assert dict(departure(None, None, None, orders)[1]).get("authorization") == told
-            assert "authorization" not in dict(departure(None, None, None, payments)[1])
+            assert dict(departure(CHANNEL, "", None, None, contract=orders)[1]).get("authorization") == told
+            assert "authorization" not in dict(departure(CHANNEL, "", None, None, contract=payments)[1])
     with within_call((await of(kind, (("authorization", "Bearer abc"),))).call):
-        assert "authorization" not in dict(departure(None, None, None, orders)[1])
+        assert "authorization" not in dict(departure(CHANNEL, "", None, None, contract=orders)[1])
 
 
 async def test_what_leaves_says_so() -> None:
     app = wsgi.Inherits(
-        lambda environ, start: [repr(departure(None, None, None, None)).encode()], deadline_s=2
+        lambda environ, start: [repr(departure(CHANNEL, "", None, None)).encode()], deadline_s=2
     )
     environ: dict[str, Any] = {"HTTP_TRACEPARENT": TRACEPARENT}
     setup_testing_defaults(environ)
