@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from hauberk.cli.dial import CALL_S, control_plane
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.options import json_option, mesh_option, print_json, table
+from hauberk.cli.policy_check import check
 from hauberk.cli.state import State
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
@@ -30,7 +31,10 @@ _HEADS = (
 
 @click.group("policy", epilog="Example:  hauberk policy show shop.orders.v1.Orders")
 def command() -> None:
-    """Show the policies that are enforced."""
+    """Show the policies that are enforced, and look for what is wrong with them."""
+
+
+command.add_command(check)
 
 
 @command.command("show", epilog="Example:  hauberk policy show /shop.orders.v1.Orders/PlaceOrder --json")
