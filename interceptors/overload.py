@@ -97,6 +97,8 @@ class Overload:
         """Called when that has changed."""
         self._most = most
         self._clock = clock
+        self._usual: dict[str, Usual] = {}
+        """By method: an override of its policy is no reason to learn it anew."""
         self._served: set[_Served] = set()
         self._queues: dict[Priority, deque[_Waiting]] = {each: deque() for each in Priority}
         self._looking: asyncio.TimerHandle | None = None
@@ -108,7 +110,8 @@ class Overload:
         """`answer`, the method of `policy`, run once the current call has a place; it raises Overloaded."""
         streams = policy.request_streaming or policy.response_streaming
         counts = 0 if streams else 1
-        usual, limit, clock, served = Usual(), self.limit, self._clock, self._served
+        usual = self._usual.setdefault(policy.method, Usual())
+        limit, clock, served = self.limit, self._clock, self._served
 
         async def answer_in_turn(request: Any, context: Any) -> bytes:
             if self.waiting or self.taken >= limit.places or self.running >= self._most:

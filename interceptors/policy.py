@@ -97,6 +97,12 @@ class Policy:
     idempotency: Idempotency = Idempotency.UNKNOWN
     origin: str = "method"
     """Where it was said: "method", "service" (the service's defaults) or "built in"."""
+    overridden: tuple[str, ...] = ()
+    """The fields that an operator says, and not the contract; see overrides.py."""
+    tried: tuple[str, ...] = ()
+    """Of these, what is not in force and only tried."""
+    shadow: "Policy | None" = None
+    """The policy if that were in force."""
 
     def __post_init__(self) -> None:
         if self.anonymous and self.callers:
@@ -126,16 +132,9 @@ class Policy:
             method=method,
             request_streaming=request_streaming,
             response_streaming=response_streaming,
-            callers=callers(*demands.callers),
-            anonymous=demands.anonymous,
-            deadline=DeadlineRule.of(demands.deadline) if demands.HasField("deadline") else None,
-            token=TokenRule.of(demands.token) if demands.HasField("token") else None,
-            quotas=tuple(map(QuotaRule.of, demands.quota)),
-            priority=Priority.of(demands.priority),
-            audit=demands.audit,
-            message=MessageBounds.of(demands.message),
             idempotency=idempotency,
             origin=origin,
+            **demands_of(demands),
         )
 
     def declared(self) -> policy_pb2.Policy:
@@ -213,6 +212,20 @@ def policy_of(service: str, declared: ServiceDescriptorProto, method: MethodDesc
         raise
     except PolicyError as error:
         raise PolicyError(f"policy of {name}: {error}") from error
+
+
+def demands_of(demands: policy_pb2.Policy) -> dict[str, Any]:
+    """What `demands` says, as Policy has it, each by itself. Raises PolicyError."""
+    return {
+        "callers": callers(*demands.callers),
+        "anonymous": demands.anonymous,
+        "deadline": DeadlineRule.of(demands.deadline) if demands.HasField("deadline") else None,
+        "token": TokenRule.of(demands.token) if demands.HasField("token") else None,
+        "quotas": tuple(map(QuotaRule.of, demands.quota)),
+        "priority": Priority.of(demands.priority),
+        "audit": demands.audit,
+        "message": MessageBounds.of(demands.message),
+    }
 
 
 def check_known(demands: policy_pb2.Policy, whose: str) -> None:

@@ -56,6 +56,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     sent: int
     user_agent: str | None = None
     """What a sampled call's caller says it is."""
+    tried: str | None = None
+    """Why a demand that is only tried would have refused it; None: none would."""
 
 
 class Sink(Protocol):
@@ -100,7 +102,7 @@ class Records:
             with self._counting:
                 self.dropped += 1
             return
-        peer = call.peer
+        peer, now, tried = call.peer, time.monotonic(), call.tried
         self._waiting.append(
             Record(
                 call.policy,
@@ -109,13 +111,14 @@ class Records:
                 None if peer is None else peer.spiffe_id,
                 call.address,
                 call.started,
-                time.monotonic(),
+                now,
                 call.time_left_s,
                 status,
                 reason,
                 call.received,
                 call.sent,
                 _user_agent(call) if self.names_agents and call.trace.sampled else None,
+                None if tried is None else tried.outcome(now),
             )
         )
         if not self._awake:

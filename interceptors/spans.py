@@ -2,8 +2,8 @@
 
 Names and attributes are those of opentelemetry-instrumentation-grpc (tests/interceptors/test_spans.py runs it
 over the same calls), and the description of an error is the reason, where theirs is the status message: that
-is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.budget_ms`. Needs the extra
-`telemetry`. Source: opentelemetry-proto, trace.proto.
+is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.would_refuse`,
+`hauberk.budget_ms`. Needs the extra `telemetry`. Source: opentelemetry-proto, trace.proto.
 """
 
 import threading
@@ -15,6 +15,7 @@ import grpc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from hauberk.interceptors.access_log import WOULD_REFUSE
 from hauberk.interceptors.records import Record
 
 CAPACITY = 10_000
@@ -113,6 +114,8 @@ def _own(record: Record) -> list[KeyValue]:
         found.append(
             _attribute("hauberk.reason", str(record.reason)[:256].encode("utf-8", "replace").decode())
         )
+    if record.tried is not None:
+        found.append(_attribute(WOULD_REFUSE, record.tried))
     return found
 
 
