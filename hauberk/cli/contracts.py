@@ -15,12 +15,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileDescriptorSet,
     MethodDescriptorProto,
     ServiceDescriptorProto,
 )
+from google.protobuf.descriptor_pool import DescriptorPool
 
 import hauberk
 from hauberk.cli.errors import CommandFailed
@@ -29,6 +31,7 @@ from hauberk.interceptors.policy import Policy, policy_of
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
 
 PROTOC_S = 60.0
+_WITH = ("--include_source_info", "--include_imports")
 _SERVICE, _METHOD, _OPTIONS = 6, 2, 4
 """Field numbers that a path in SourceCodeInfo goes by (descriptor.proto)."""
 _POLICY = policy_pb2.DESCRIPTOR.extensions_by_name["policy"].number
@@ -78,6 +81,16 @@ class Contracts:
     """The services found, by full name, each with its methods by path."""
 
     services: dict[str, dict[str, Method]]
+    files: FileDescriptorSet = field(default_factory=FileDescriptorSet, repr=False)
+    """Those that declare them, and all that these import."""
+
+    def request(self, path: str) -> Descriptor:
+        """The type of the messages that callers of this method send, which must be one of `methods`."""
+        pool = DescriptorPool()
+        for file in self.files.file:
+            pool.AddSerializedFile(file.SerializeToString())
+        service, _, name = path[1:].partition("/")
+        return pool.FindServiceByName(service).methods_by_name[name].input_type
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -94,21 +107,23 @@ class Contracts:
         for folder in folders:
             if not folder.is_dir():
                 raise CommandFailed(f"no folder of contracts: {folder}", "name it: --protos FOLDER")
-        files = [(folder, file) for folder in folders for file in _declaring(folder, wanted)]
-        if not files:
+        declaring = [(folder, file) for folder in folders for file in _declaring(folder, wanted)]
+        if not declaring:
             return cls({})
-        names = [file.relative_to(folder).as_posix() for folder, file in files]
-        texts = {
-            name: (file, file.read_text().splitlines()) for name, (_, file) in zip(names, files, strict=True)
-        }
-        for described in _described(folders, names).file:
-            file, lines = texts[described.name]
+        names = [file.relative_to(folder).as_posix() for folder, file in declaring]
+        texts = dict(zip(names, (file for _, file in declaring), strict=True))
+        files = _described(folders, names)
+        for described in files.file:
+            if described.name not in texts:
+                continue  # it is imported
+            file = texts[described.name]
+            lines = file.read_text().splitlines()
             for number, service in enumerate(described.service):
                 name = f"{described.package}.{service.name}" if described.package else service.name
                 if name in wanted:
                     reading = _Reading(_shown(file), lines, described, number)
                     found[name] = {method.path: method for method in reading.methods(name, service)}
-        return cls(found)
+        return cls(found, files)
 
 
 class _Reading:
@@ -176,7 +191,14 @@ def _described(folders: Iterable[Path], names: Iterable[str]) -> FileDescriptorS
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "contracts.binpb"
         done = subprocess.run(  # noqa: S603 - protoc, on files of the operator's own
-            [*_protoc(), *include, "--include_source_info", f"--descriptor_set_out={out}", *names],
+            [
+                *_protoc(),
+                *include,
+                "--include_source_info",
+                "--include_imports",
+                f"--descriptor_set_out={out}",
+                *names,
+            ],
             text=True,
             capture_output=True,
             timeout=PROTOC_S,

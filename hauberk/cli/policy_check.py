@@ -62,15 +62,14 @@ def on_disk(state: State, mesh: MeshFile, protos: tuple[Path, ...]) -> Contracts
     folders = list(protos) or ([beside] if beside.is_dir() else [])
     if all(folder.resolve() != ours.resolve() for folder in folders):
         folders.append(ours)
-    wanted = [service for workload in mesh.workloads.values() for service in workload.serves]
-    return Contracts.read(folders, wanted)
+    return Contracts.read(folders, mesh.services)
 
 
 def _known(mesh: MeshFile, connected: frozenset[str], file: str) -> Known:
     names = {*mesh.workloads, OPERATOR, *([mesh.once.workload] if mesh.once else ())} | connected
     return Known(
         trust_domain=mesh.trust_domain,
-        serves={service: name for name, workload in mesh.workloads.items() for service in workload.serves},
+        serves=mesh.services,
         names=frozenset(names),
         issuers=bool(mesh.tokens),
         file=file,

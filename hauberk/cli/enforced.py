@@ -1,0 +1,32 @@
+"""What the replicas alive enforce, asked of the control plane."""
+
+from dataclasses import dataclass
+
+from hauberk.cli.dial import CALL_S, control_plane
+from hauberk.cli.state import State
+from hauberk.interceptors.policy import Idempotency, Policy
+from hauberk.protos.hauberk.control.v1 import admin_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enforced:
+    """A method's policy, and who enforces it so."""
+
+    policy: Policy
+    replicas: str
+    """Short names, "orders#1, orders#2"; "nobody alive"."""
+
+
+async def enforced_of(state: State, wanted: str = "") -> list[Enforced]:
+    """Of a method, a service or all ("") each version that is alive."""
+    async with control_plane(state) as admin:
+        answer = await admin.ListPolicies(admin_pb2.ListPoliciesRequest(filter=wanted), timeout=CALL_S)
+    return [_of(method) for method in answer.methods]
+
+
+def _of(said: admin_pb2.MethodPolicy) -> Enforced:
+    policy = Policy.of(
+        said.policy, method=said.method, idempotency=Idempotency(said.idempotency), origin=said.origin
+    )
+    names = ", ".join(replica.rpartition("/")[2] for replica in said.replicas)
+    return Enforced(policy=policy, replicas=names or "nobody alive")
