@@ -1,11 +1,12 @@
 """What the replicas alive enforce, asked of the control plane."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hauberk.cli.dial import CALL_S, control_plane
 from hauberk.cli.state import State
 from hauberk.interceptors.policy import Idempotency, Policy
 from hauberk.protos.hauberk.control.v1 import admin_pb2
+from hauberk.protos.hauberk.policy.v1 import policy_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +26,15 @@ async def enforced_of(state: State, wanted: str = "") -> list[Enforced]:
 
 
 def _of(said: admin_pb2.MethodPolicy) -> Enforced:
-    policy = Policy.of(
-        said.policy, method=said.method, idempotency=Idempotency(said.idempotency), origin=said.origin
+    def read(policy: policy_pb2.Policy) -> Policy:
+        idempotency = Idempotency(said.idempotency)
+        return Policy.of(policy, method=said.method, idempotency=idempotency, origin=said.origin)
+
+    policy = replace(
+        read(said.policy),
+        overridden=tuple(said.overridden),
+        tried=tuple(said.tried),
+        shadow=read(said.shadow) if said.tried else None,
     )
     names = ", ".join(replica.rpartition("/")[2] for replica in said.replicas)
     return Enforced(policy=policy, replicas=names or "nobody alive")

@@ -8,6 +8,7 @@ import click
 from hauberk.cli.dial import CALL_S, control_plane
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.options import json_option, mesh_option, print_json, table
+from hauberk.cli.policy_apply import apply
 from hauberk.cli.policy_check import check
 from hauberk.cli.policy_explain import explain_command
 from hauberk.cli.policy_words import (
@@ -33,6 +34,7 @@ _HEADS = (
     "MESSAGE",
     "IDEMPOTENCY",
     "FROM",
+    "OVERRIDDEN",
     "VERSION",
     "REPLICAS",
 )
@@ -40,11 +42,11 @@ _HEADS = (
 
 @click.group("policy", epilog="Example:  hauberk policy show shop.orders.v1.Orders")
 def command() -> None:
-    """Show the policies that are enforced, and look for what is wrong with them."""
+    """Show the policies that are enforced, override them, and look for what is wrong with them."""
 
 
-command.add_command(check)
-command.add_command(explain_command)
+for each in (apply, check, explain_command):
+    command.add_command(each)
 
 
 @command.command("show", epilog="Example:  hauberk policy show /shop.orders.v1.Orders/PlaceOrder --json")
@@ -71,12 +73,19 @@ def show(which: str, state: State, as_json: bool) -> None:
             spelled_message(method.policy.message),
             method.idempotency,
             method.origin,
+            _overridden(method),
             method.version[:8],
             ", ".join(replica.rpartition("/")[2] for replica in method.replicas),
         )
         for method in methods
     ]
     click.echo(table(_HEADS, rows))
+
+
+def _overridden(method: admin_pb2.MethodPolicy) -> str:
+    """What an operator says, and what of it is only tried."""
+    in_force = [name for name in method.overridden if name not in method.tried]
+    return ", ".join([*in_force, *(f"{name} (shadow)" for name in method.tried)])
 
 
 async def _policies(state: State, wanted: str) -> list[admin_pb2.MethodPolicy]:
@@ -91,6 +100,9 @@ def _json(method: admin_pb2.MethodPolicy) -> dict[str, Any]:
         **as_json(method.policy),
         "idempotency": method.idempotency,
         "origin": method.origin,
+        "overridden": [name for name in method.overridden if name not in method.tried],
+        "shadow": list(method.tried),
+        "would_be": as_json(method.shadow) if method.tried else None,
         "version": method.version,
         "replicas": list(method.replicas),
     }

@@ -136,6 +136,7 @@ class _Run:
     ) -> list[str]:
         await self._unless_ended(local.answers(), local, supervisor)
         async with local.joined():
+            await local.override(self._mesh)  # before anybody serves what it closes
             for child in local.workloads.values():
                 tasks.create_task(supervisor.keep(child))
             try:
