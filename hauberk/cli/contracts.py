@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,8 @@ _WITH = ("--include_source_info", "--include_imports")
 _SERVICE, _METHOD, _OPTIONS = 6, 2, 4
 """Field numbers that a path in SourceCodeInfo goes by (descriptor.proto)."""
 _POLICY = policy_pb2.DESCRIPTOR.extensions_by_name["policy"].number
+_INSIDE = {"bound": "token", "max": "deadline"}
+"""What is part of which field of a policy."""
 _PACKAGE = re.compile(r"^\s*package\s+([\w.]+)\s*;", re.MULTILINE)
 _DECLARES = re.compile(r"^\s*service\s+(\w+)\s*\{", re.MULTILINE)
 
@@ -64,9 +66,13 @@ class Method:
     """Where its policy begins: its own, or else its service's defaults."""
     lines: Sequence[tuple[int, str]] = field(default=(), repr=False)
     """Of that option, each with its number."""
+    overridden: Mapping[str, Place] = field(default_factory=dict)
+    """Where operators say what this contract says otherwise, by field."""
 
     def place(self, demand: str = "") -> Place:
         """The line of one field of its policy; where nothing is said of it, of the whole."""
+        if (elsewhere := self.overridden.get(_INSIDE.get(demand, demand))) is not None:
+            return elsewhere
         if self.option is None:
             return self.declared
         word = re.compile(rf"\b{re.escape(demand)}\s*[:{{]") if demand else None
@@ -107,12 +113,13 @@ class Contracts:
         for folder in folders:
             if not folder.is_dir():
                 raise CommandFailed(f"no folder of contracts: {folder}", "name it: --protos FOLDER")
-        declaring = [(folder, file) for folder in folders for file in _declaring(folder, wanted)]
-        if not declaring:
+        texts: dict[str, Path] = {}
+        for folder in folders:
+            for file in _declaring(folder, wanted):
+                texts.setdefault(file.relative_to(folder).as_posix(), file)  # of two, protoc takes the first
+        if not texts:
             return cls({})
-        names = [file.relative_to(folder).as_posix() for folder, file in declaring]
-        texts = dict(zip(names, (file for _, file in declaring), strict=True))
-        files = _described(folders, names)
+        files = _described(folders, texts)
         for described in files.file:
             if described.name not in texts:
                 continue  # it is imported

@@ -14,8 +14,15 @@ class Enforced:
     """A method's policy, and who enforces it so."""
 
     policy: Policy
-    replicas: str
-    """Short names, "orders#1, orders#2"; "nobody alive"."""
+    declared: Policy
+    """As its contract says it, without any override."""
+    names: tuple[str, ...]
+    """"spiffe://…/orders#1" of each replica alive; of none, it is what the next one will enforce."""
+
+    @property
+    def replicas(self) -> str:
+        """Short names, "orders#1, orders#2"; "nobody alive"."""
+        return ", ".join(name.rpartition("/")[2] for name in self.names) or "nobody alive"
 
 
 async def enforced_of(state: State, wanted: str = "") -> list[Enforced]:
@@ -36,5 +43,4 @@ def _of(said: admin_pb2.MethodPolicy) -> Enforced:
         tried=tuple(said.tried),
         shadow=read(said.shadow) if said.tried else None,
     )
-    names = ", ".join(replica.rpartition("/")[2] for replica in said.replicas)
-    return Enforced(policy=policy, replicas=names or "nobody alive")
+    return Enforced(policy=policy, declared=read(said.declared), names=tuple(said.replicas))

@@ -60,16 +60,20 @@ def overrides_of(tables: Mapping[str, Any], serves: Iterable[str], file: str = "
         raise MeshFileError(f"{file}: [policy] {error}", "leave fewer") from None
 
 
-def line_of(text: str, method: str, field: str) -> int | None:
-    """The line of the mesh file `text` on which `field` of `method` is overridden; None if there is none."""
+def line_of(text: str, method: str, field: str = "") -> int | None:
+    """The line of the mesh file `text` on which `field` of `method` is overridden, or else of the table's
+    heading; None if there is none in this form.
+    """
     heading = re.compile(rf"""^\s*\[\s*policy\s*\.\s*["']{re.escape(method)}["']\s*\]""")
-    inside = False
+    head = None
     for number, line in enumerate(text.splitlines(), 1):
-        if line.lstrip().startswith("["):
-            inside = bool(heading.match(line))
-        elif inside and re.match(rf"\s*{re.escape(field)}\s*[.=]", line):
+        if heading.match(line):
+            head = number
+        elif head is not None and line.lstrip().startswith("["):
+            break
+        elif head is not None and field and re.match(rf"\s*{re.escape(field)}\s*[.=]", line):
             return number
-    return None
+    return head
 
 
 def _declared(method: str, table: object, where: str) -> override_pb2.Override:

@@ -10,6 +10,7 @@ from hauberk.cli.errors import CommandFailed
 from hauberk.cli.options import json_option, mesh_option, print_json, table
 from hauberk.cli.policy_apply import apply
 from hauberk.cli.policy_check import check
+from hauberk.cli.policy_diff import diff
 from hauberk.cli.policy_explain import explain_command
 from hauberk.cli.policy_words import (
     as_json,
@@ -45,7 +46,7 @@ def command() -> None:
     """Show the policies that are enforced, override them, and look for what is wrong with them."""
 
 
-for each in (apply, check, explain_command):
+for each in (apply, check, diff, explain_command):
     command.add_command(each)
 
 

@@ -14,6 +14,8 @@ from hauberk.cli.lint import Finding, Known, findings, wrong
 from hauberk.cli.mesh_file import OPERATOR, MeshFile
 from hauberk.cli.options import F, json_option, mesh_option, print_json
 from hauberk.cli.state import State
+from hauberk.cli.written import Written
+from hauberk.interceptors.overrides import Override
 from hauberk.interceptors.policy import Idempotency, Policy
 from hauberk.protos.hauberk.control.v1 import admin_pb2
 
@@ -35,7 +37,7 @@ def protos_option(function: F) -> F:
 @mesh_option
 @json_option
 def check(protos: tuple[Path, ...], running: bool, state: State, as_json: bool) -> None:
-    """Look for what is wrong with the contracts.
+    """Look for what is wrong with the contracts, as mesh.toml overrides them.
 
     Methods that nobody can call, callers that are nobody, methods that write for anybody, deadlines longer
     than a caller's own, tokens that no issuer is believed for. Ends with 1 if there is any. What only
@@ -44,15 +46,28 @@ def check(protos: tuple[Path, ...], running: bool, state: State, as_json: bool) 
     mesh = state.mesh()
     if running:
         contracts, names = asyncio.run(_announced(state))
+        found: list[Finding] = []
     else:
-        contracts, names = on_disk(state, mesh, protos).services, frozenset[str]()
-    found = findings(contracts, _known(mesh, names, state.mesh_file.name))
+        written = Written(state, mesh, on_disk(state, mesh, protos))
+        contracts, names = written.services, frozenset[str]()
+        found = [_astray(override, place) for override, place in written.astray()]
+    found += findings(contracts, _known(mesh, names, state.mesh_file.name))
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
         click.echo("\n".join(map(_spelled, found)) or "nothing is wrong with the contracts")
     if wrong(found):
         raise SystemExit(1)
+
+
+def _astray(override: Override, place: Place) -> Finding:
+    return Finding(
+        kind="unknown-method",
+        method=override.method,
+        what=f"it is overridden, and {override.service} has no such method",
+        where=str(place),
+        next_step="correct the name, or remove it: its server would not start",
+    )
 
 
 def on_disk(state: State, mesh: MeshFile, protos: tuple[Path, ...]) -> Contracts:

@@ -10,13 +10,11 @@ from typing import Any
 import click
 from google.protobuf.descriptor import Descriptor
 
-from hauberk.cli.contracts import Contracts
 from hauberk.cli.dry_run import Shown, shown_by
 from hauberk.cli.enforced import Enforced, enforced_of
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.mesh_file import MeshFile
 from hauberk.cli.options import json_option, mesh_option, print_json, table
-from hauberk.cli.overrides import line_of, overrides_of
 from hauberk.cli.policy_check import on_disk, protos_option
 from hauberk.cli.policy_words import (
     spelled_callers,
@@ -26,6 +24,7 @@ from hauberk.cli.policy_words import (
     spelled_token,
 )
 from hauberk.cli.state import State
+from hauberk.cli.written import Written
 from hauberk.interceptors.errors import PolicyError, TokenRefused
 from hauberk.interceptors.explaining import Answer, explain, first_refusal
 from hauberk.interceptors.policy import Policy
@@ -54,7 +53,7 @@ class Subject:
     """A method and what is demanded of it, as one version of it has it."""
 
     policy: Policy
-    place: Callable[[str], str] = field(repr=False)
+    place: Callable[[str], object] = field(repr=False)
     """Where a demand is written."""
     whose: str
     """Who enforces it."""
@@ -89,8 +88,8 @@ def explain_command(
     """
     logging.getLogger("hauberk.interceptors.token_check").setLevel(logging.WARNING)  # it is told below
     mesh, path = state.mesh(), f"/{method.lstrip('/')}"
-    contracts = on_disk(state, mesh, protos)
-    subjects = _alive(state, path, contracts) if running else _written(state, mesh, path, contracts)
+    written = Written(state, mesh, on_disk(state, mesh, protos))
+    subjects = _alive(state, written, path) if running else _of_disk(written, path)
     text = None if token is None else _read(token)
     told = [asyncio.run(_told(state, mesh, each, caller, text, deadline or None)) for each in subjects]
     if as_json:
@@ -99,43 +98,36 @@ def explain_command(
     click.echo("\n\n".join(map(_text, told)))
 
 
-def _written(state: State, mesh: MeshFile, path: str, contracts: Contracts) -> list[Subject]:
+def _of_disk(written: Written, path: str) -> list[Subject]:
     """The method as contract and mesh file have it."""
-    found = contracts.methods.get(path)
+    found = written.method(path)
     if found is None:
-        raise CommandFailed(
-            f"no contract on disk has {path[1:]}", "name its folder: --protos FOLDER; or --running"
-        )
-    if found.policy is None:
-        raise CommandFailed(found.complaint, f"correct it: {found.declared}")
-    text = state.mesh_file.read_text()
-
-    def place(demand: str) -> str:
-        if demand in policy.overridden:
-            return f"{state.mesh_file.name}:{line_of(text, path, demand) or '?'}"
-        return str(found.place(demand))
-
-    policy = overrides_of(mesh.policy, mesh.services).over(found.policy)
-    return [Subject(policy=policy, place=place, whose="as it is on disk", request=contracts.request(path))]
+        next_step = "name its folder: --protos FOLDER; or ask the mesh: --running"
+        raise CommandFailed(f"no contract on disk has {path[1:]}", next_step)
+    assert found.policy is not None  # noqa: S101 - or it would have been refused
+    request = written.request(path)
+    return [Subject(policy=found.policy, place=found.place, whose="as it is on disk", request=request)]
 
 
-def _alive(state: State, path: str, contracts: Contracts) -> list[Subject]:
+def _alive(state: State, written: Written, path: str) -> list[Subject]:
     """The method as replicas enforce it, each version by itself."""
     found = asyncio.run(enforced_of(state, path))
     if not found:
         raise CommandFailed(f"nobody has announced {path[1:]}", "what there is: hauberk policy show")
-    return [_of_replicas(each, contracts) for each in found]
+    return [_of_replicas(each, written) for each in found]
 
 
-def _of_replicas(each: Enforced, contracts: Contracts) -> Subject:
+def _of_replicas(each: Enforced, written: Written) -> Subject:
+    policy = each.policy
+    known = written.contracts.methods.get(policy.method)
+
     def place(demand: str) -> str:
-        said = "an operator's override" if demand in each.policy.overridden else each.policy.origin
-        known = contracts.methods.get(each.policy.method)
-        beside = f" ({known.place(demand)})" if known and demand not in each.policy.overridden else ""
-        return f"{said}{beside}"
+        if demand in policy.overridden:
+            return "an operator's override"
+        return f"{policy.origin} ({known.place(demand)})" if known else policy.origin
 
-    request = contracts.request(each.policy.method) if each.policy.method in contracts.methods else None
-    return Subject(policy=each.policy, place=place, whose=f"as {each.replicas} enforce it", request=request)
+    request = written.request(policy.method)
+    return Subject(policy=policy, place=place, whose=f"as {each.replicas} enforce it", request=request)
 
 
 async def _told(
@@ -193,7 +185,7 @@ async def _tokens(state: State, mesh: MeshFile, policy: Policy) -> Tokens | None
 def _line(answer: Answer, subject: Subject, shown: Shown) -> Line:
     mark, _, name = answer.demand.rpartition(" ") if answer.demand != "in flight" else ("", "", "in flight")
     policy = subject.policy.shadow if mark and subject.policy.shadow else subject.policy
-    where = _EVERY_CALL if name in ("peer", "metadata", "in flight") else subject.place(_field(name))
+    where = _EVERY_CALL if name in ("peer", "metadata", "in flight") else str(subject.place(_field(name)))
     if not answer.asked:
         why = "nothing to look at: refused above"
         return Line(check=answer.demand, answer="not asked", why=why, where=where)
@@ -249,11 +241,11 @@ def _later(subject: Subject) -> Iterator[Line]:
     policy = subject.policy
     if policy.audit:
         why = "a line that it has begun is written before it does"
-        yield Line(check="audit", answer="asked later", why=why, where=subject.place("audit"))
+        yield Line(check="audit", answer="asked later", why=why, where=str(subject.place("audit")))
     why = f"under overload, priority {policy.priority.name.lower()}, or lower if the caller says so"
-    yield Line(check="overload", answer="asked later", why=why, where=subject.place("priority"))
+    yield Line(check="overload", answer="asked later", why=why, where=str(subject.place("priority")))
     why = f"{spelled_message(policy.declared().message)}, and the rules on its fields"
-    yield Line(check="validation", answer="asked later", why=why, where=subject.place("message"))
+    yield Line(check="validation", answer="asked later", why=why, where=str(subject.place("message")))
 
 
 def _of_another_certificate(answer: Answer) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
+from hauberk.interceptors.policy import Policy
 from hauberk.protos.hauberk.policy.v1 import policy_pb2
 
 
@@ -24,6 +25,32 @@ def as_json(policy: policy_pb2.Policy) -> dict[str, Any]:
         "audit": policy.audit,
         "message": {"max_bytes": policy.message.max_bytes, "max_items": policy.message.max_items},
     }
+
+
+def spelled_demand(policy: Policy, name: str) -> str:
+    """One field of a policy (as policy.proto names it), its idempotency, or what of it is only tried."""
+    said = policy.declared()
+    match name:
+        case "callers" | "anonymous":
+            return spelled_callers(said)
+        case "deadline":
+            return spelled_deadline(said)
+        case "token":
+            return spelled_token(said)
+        case "quota":
+            return spelled_quotas(said)
+        case "priority":
+            return policy.priority.name.lower()
+        case "message":
+            return spelled_message(said.message)
+        case "shadow":
+            shadow = policy.shadow
+            tried = [f"{each} {spelled_demand(shadow, each)}" for each in policy.tried] if shadow else []
+            return "; ".join(tried) or "none"
+        case "idempotency":
+            return policy.idempotency.value
+        case _:
+            return str(getattr(policy, name)).lower()
 
 
 def spelled_callers(policy: policy_pb2.Policy) -> str:

@@ -127,6 +127,17 @@ def test_a_service_that_no_file_declares_is_found(tmp_path: Path) -> None:
     assert found[0]["where"] == "mesh.toml [workloads.front] serves"
 
 
+def test_contracts_are_checked_as_they_are_overridden(tmp_path: Path) -> None:
+    tables = '[policy."/lab.v1.Back/Act"]\ncallers = ["gatway"]\n[policy."/lab.v1.Back/Atc"]\naudit = true\n'
+    code, found = checked(lab(tmp_path, policy('callers: "front"'), MESH + tables))
+    line = MESH.count("\n") + 1
+    assert code == 1
+    assert [(finding["kind"], finding["where"]) for finding in found] == [
+        ("unknown-method", f"mesh.toml:{line + 2}"),
+        ("unreachable", f"mesh.toml:{line + 1}"),
+    ]
+
+
 def test_for_people_each_finding_says_what_where_and_what_to_do(tmp_path: Path) -> None:
     done = hauberk(lab(tmp_path, policy("audit: true")), "policy", "check")
     assert done.returncode == 1
