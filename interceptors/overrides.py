@@ -20,6 +20,8 @@ TRIED = frozenset({"callers", "deadline", "token", "quota"})
 """Those that refuse by themselves, and so may only be tried."""
 MOST = 1000
 """Overrides in one mesh."""
+LARGEST = 4000
+"""Bytes of one, serialised: all of them fit into what a channel takes at once."""
 
 _ATTRIBUTES = {"quota": "quotas"}
 _METHOD = re.compile(r"/[A-Za-z_][\w.]*\.[A-Za-z_]\w*/[A-Za-z_]\w*", re.ASCII)
@@ -54,7 +56,12 @@ class Override:
         spelled.CopyFrom(declared)
         for names in (spelled.fields, spelled.shadow):
             names.sort()
-        return cls(method, said, frozenset(declared.shadow), spelled.SerializeToString(deterministic=True))
+        content = spelled.SerializeToString(deterministic=True)
+        if len(content) > LARGEST:
+            raise PolicyError(
+                f"override of {method}: it has {len(content)} bytes, at most {LARGEST} are taken"
+            )
+        return cls(method, said, frozenset(declared.shadow), content)
 
     @property
     def service(self) -> str:

@@ -42,7 +42,7 @@ from hauberk.services.control.trust import TrustSource
 from hauberk.services.sparing import Sparing
 
 STREAMS_PER_PEER = 2000
-"""Replicas of one workload share an identity, and each keeps three streams open."""
+"""Replicas of one workload share an identity, and each keeps four streams open."""
 LEAVE_S = 2.0
 DOUBTED_S = 300.0
 """How long after our clock was set we take it, and not the replicas, for the reason why they cannot come."""

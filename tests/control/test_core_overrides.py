@@ -176,6 +176,22 @@ async def test_what_is_no_override_is_refused_whole(mesh: CoreMesh, which: str) 
     assert mesh.plane.overriding.in_force.declared() == [said(GET, "gateway")]
 
 
+async def test_a_thousand_are_taken_kept_and_told_at_once(mesh: CoreMesh) -> None:
+    many = [
+        said(f"/{CATALOG}/Method{number:04}", *(f"caller-{each}" for each in range(20)))
+        for number in range(1000)
+    ]
+    ear = Ear(await mesh.join("catalog", [CATALOG]))
+    await ear.say((await ear.open()).version)
+    applying = asyncio.create_task(apply(await mesh.operator(), *many))
+    asked = await ear.agree()
+    assert (asked.trial, len(asked.overrides)) == (True, 1000)
+    assert list((await ear.agree()).overrides) == many
+    assert len((await applying).changed) == 1000
+    with pytest.raises(grpc.aio.AioRpcError, match="1001 overrides, at most 1000 are taken"):
+        await apply(await mesh.operator(), *many, said(GET, "orders"))
+
+
 async def test_workloads_may_override_nothing(mesh: CoreMesh) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await apply(await mesh.join("catalog", [CATALOG]), said(GET, "*"))

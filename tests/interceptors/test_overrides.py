@@ -19,8 +19,9 @@ from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.overrides import NONE, Overrides
 from hauberk.interceptors.policy import BUILT_IN, Policy, callers
 from hauberk.interceptors.spans import Spans
-from hauberk.protos.hauberk.policy.v1 import override_pb2
+from hauberk.protos.hauberk.policy.v1 import override_pb2, policy_pb2
 from tests.interceptors.stage import (
+    SERVICE,
     Shape,
     Stage,
     begin,
@@ -178,6 +179,28 @@ async def test_in_shadow_the_refusal_is_recorded_and_not_enforced(
     assert shown[-1]["hauberk.would_refuse"] == reason
 
 
+async def test_a_quota_in_shadow_may_charge_by_the_message(stage: Stage) -> None:
+    """With one of the contract's own that does too: neither spends the other's."""
+    described = policy_pb2.MessageBounds
+    by_bytes = QuotaRule(limit=10, per_s=3600, burst=10, cost="max_bytes")
+    said = Policy(method=path("Echo"), callers=callers("gateway"), quotas=(by_bytes,))
+    read = described.FromString
+    guard = stage.new_guard()
+    echoing = stage.method(echo(UNARY), UNARY, read, described.SerializeToString)
+    guard.add(SERVICE, {"Echo": echoing}, {"Echo": said})
+    stage.guard = guard
+    await stage.start(guard)
+    tighter = {"quota": [{"limit": 5, "per": "3600s", "cost": "max_bytes"}]}
+    say(stage, override(tighter, "quota"))
+    outcomes = []
+    for cost in (4, 4, 4):
+        request = described(max_bytes=cost).SerializeToString()
+        outcomes.append(await code(stage, UNARY, requests=[request]))
+    assert outcomes == ["OK", "OK", "QUOTA_SPENT"]
+    tried = [line.get("hauberk.would_refuse") for line in await stage.records(3)]
+    assert tried == [None, "QUOTA_SPENT", None]
+
+
 async def test_in_shadow_the_contracts_own_demand_stays_in_force(stage: Stage) -> None:
     await stage.serve({"Echo": (UNARY, echo(UNARY), policy("Echo", UNARY, "orders"))})
     say(stage, override({"callers": ["*"]}, "callers"))
@@ -248,6 +271,7 @@ BROKEN: dict[str, tuple[override_pb2.Override, str]] = {
     "a larger message": (override({"message": {"max_bytes": 2**22}}), "restart it to take more"),
     "shadow": (override({"callers": ["*"]}, "token"), "shadow: 'token' is not said here"),
     "shadow of what refuses nothing": (override({"audit": True}, "audit"), "shadow: audit cannot be tried"),
+    "large": (override({"callers": ["a" * 60 + f"/{n}" for n in range(99)]}), "at most 4000 are taken"),
     "twice": (override({"callers": ["*"]}, fields=("callers",)), "names a field twice"),
     "unsaid": (
         override_pb2.Override(method=path("Echo"), fields=["token"], policy={"audit": True}),
