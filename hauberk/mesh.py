@@ -34,6 +34,7 @@ from hauberk.interceptors.outbound import guarded
 from hauberk.interceptors.outbound_blocking import BlockingChannel
 from hauberk.interceptors.peer import Trust
 from hauberk.memory import Memory, default_limit
+from hauberk.overriding import OverrideKeeper
 from hauberk.recording import Recording
 from hauberk.server import Announcement, MeshServer
 from hauberk.settings import Settings
@@ -74,6 +75,7 @@ class Mesh:
         self._memory = Memory(settings.memory_limit or default_limit())
         self._keys = KeyKeepers(believed, str(self.id)) if believed else None
         self._recording = Recording.of(settings, str(self.id))
+        self._overrides: OverrideKeeper | None = None
 
     @property
     def id(self) -> SpiffeId:
@@ -158,6 +160,14 @@ class Mesh:
 
     def _serving(self, kind: type[_Server], options: dict[str, Any]) -> _Server:
         self._check_pid()
+        if self._overrides is None:
+            self._overrides = OverrideKeeper(
+                self._tenure.calls,
+                replica=self.settings.replica,
+                folder=self.settings.state_dir,
+                may_write=self._tenure.writes,
+            )
+            self._start(self._overrides.keep())
         made = kind(
             **{
                 "credentials": self.credentials,
@@ -171,6 +181,7 @@ class Mesh:
                 "tokens": self._keys.tokens if self._keys else None,
                 "stopping": self.stopping,
                 "drain_seconds": self.settings.drain_seconds,
+                "overrides": self._overrides,
                 **options,
             }
         )

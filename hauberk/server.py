@@ -13,8 +13,6 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import grpc
-from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 
 from hauberk import builtin, health, reflection
@@ -27,12 +25,13 @@ from hauberk.interceptors.errors import Draining, IdentityUnfit, PolicyError
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.overload import MOST
 from hauberk.interceptors.peer import Trust
-from hauberk.interceptors.policy import Policy, policies_of
+from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.records import Records
 from hauberk.interceptors.servant import RpcMethod
 from hauberk.interceptors.serving import guarded_server
 from hauberk.interceptors.token_check import Tokens
 from hauberk.options import Option, server_options
+from hauberk.servicers import contract_of, handlers_of, policies_in
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +53,13 @@ class Announcement(Protocol):
 
     async def end(self) -> None:
         """Leave the mesh."""
+
+
+class Overrides(Protocol):
+    """What operators demand in place of contracts, as it changes."""
+
+    async def enforce(self, guard: Guard) -> None:
+        """Have it enforced by `guard` from now on, once it is known. Raises PolicyError if it cannot be."""
 
 
 Announce = Callable[[str, Sequence[str]], Awaitable[Announcement]]
@@ -82,6 +88,7 @@ class MeshServer(grpc.aio.Server):
         in_flight_most: int = MOST,
         stopping: asyncio.Event | None = None,
         drain_seconds: float = DRAIN_S,
+        overrides: Overrides | None = None,
     ) -> None:
         """`listen` is host:port, port 0 for any free; `service_name` is what our log lines call us.
 
@@ -98,6 +105,7 @@ class MeshServer(grpc.aio.Server):
         self._stopping = stopping or asyncio.Event()
         self._drain_seconds = drain_seconds
         self._schedule = schedule
+        self._overrides = overrides
         self._options = tuple(options)
         self._offered: dict[str, Handlers] = {}
         self._health = self._new_health()
@@ -164,12 +172,12 @@ class MeshServer(grpc.aio.Server):
         for generic in generic_rpc_handlers:
             if not isinstance(generic, grpc.ServiceRpcHandler):
                 raise PolicyError(f"a generic handler names no service, so it has no policy: {generic!r:.99}")
-            contract = _contract(generic.service_name())
-            self.add(contract.full_name, _handlers(generic, contract), _policies(contract))
+            contract = contract_of(generic.service_name())
+            self.add(contract.full_name, handlers_of(generic, contract), policies_in(contract))
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Handlers) -> None:
         """For generated code, as `add_generic_rpc_handlers`."""
-        self.add(service_name, method_handlers, _policies(_contract(service_name)))
+        self.add(service_name, method_handlers, policies_in(contract_of(service_name)))
 
     def set_serving(self, service: str, serving: bool) -> None:
         """What health reports of one service, or of the server as a whole ("")."""
@@ -201,13 +209,19 @@ class MeshServer(grpc.aio.Server):
         self._report_health()
 
     async def start(self) -> None:
-        """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more."""
+        """Listen, then announce. Raises ListenFailed, and what announcing raises; then it listens no more.
+
+        Before it listens operators' overrides are known; raises PolicyError if they cannot be enforced.
+        """
         if self._stopped:
             raise RuntimeError("the server has stopped and starts no more: make another")
         if self._server is not None:
             return
-        options = server_options(self._schedule, self._options, largest_message=self._guard.largest_message)
-        server = self._new_core(options)
+        if self._overrides is not None:
+            await self._overrides.enforce(self._guard)
+        largest = self._guard.largest_message
+        server = self._new_core(server_options(self._schedule, self._options, largest_message=largest))
+        self._guard.opened(largest)
         self._address = self._bind(server)
         self._server = server
         await self._start_core()
@@ -319,31 +333,3 @@ class MeshServer(grpc.aio.Server):
         informs = self._reflection(reflection.Reflection(lambda: self._offered))
         for service in builtin.REFLECTION:
             self.add(service, informs, builtin.POLICIES[service])
-
-
-def _policies(contract: ServiceDescriptor) -> Mapping[str, Policy]:
-    """What the contract demands; of a contract that others wrote and every server offers, what we demand."""
-    return builtin.POLICIES.get(contract.full_name) or policies_of(contract)
-
-
-def _contract(service: str) -> ServiceDescriptor:
-    try:
-        return descriptor_pool.Default().FindServiceByName(service)
-    except KeyError as error:
-        raise PolicyError(
-            f"{service} has no contract in this process, so it has no policies: import its _pb2 module"
-        ) from error
-
-
-class _Details(grpc.HandlerCallDetails):
-    """Which handler stands for a method is asked with these."""
-
-    def __init__(self, method: str) -> None:
-        self.method = method
-        self.invocation_metadata = ()
-
-
-def _handlers(generic: grpc.ServiceRpcHandler, contract: ServiceDescriptor) -> Handlers:
-    names = [method.name for method in contract.methods]
-    found = {name: generic.service(_Details(f"/{contract.full_name}/{name}")) for name in names}
-    return {name: handler for name, handler in found.items() if handler is not None}

@@ -90,6 +90,10 @@ class Tenure:
             tasks.create_task(self._keep_on_disk())
             tasks.create_task(self._keep_clock())
 
+    def writes(self) -> bool:
+        """Whether it is us, of the processes that share the state folder, who write there."""
+        return self._lock is not None
+
     async def close(self) -> None:
         """End our connection to the control plane, and let the next process have the state folder."""
         await self.control.close()

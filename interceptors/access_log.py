@@ -17,6 +17,9 @@ AT_ONCE = 4096
 writes.
 """
 
+WOULD_REFUSE = "hauberk.would_refuse"
+"""Why an override that is only tried would have refused the call: in its line, and on its span."""
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -48,6 +51,7 @@ class AccessLog:
 def facts(record: Record, began_at: float, service_name: str) -> dict[str, Any]:
     """What a line tells of a call."""
     trace, left_s = record.trace, record.time_left_s
+    tried = {} if record.tried is None else {WOULD_REFUSE: record.tried}
     return {
         "@timestamp": datetime.fromtimestamp(began_at, UTC),
         "trace.id": trace.trace_id,
@@ -60,6 +64,7 @@ def facts(record: Record, began_at: float, service_name: str) -> dict[str, Any]:
         "hauberk.budget_ms": None if left_s is None else round(left_s * 1000, 3),
         "grpc.status": record.status,
         "error.reason": record.reason,
+        **tried,
     }
 
 

@@ -14,13 +14,15 @@ so, and no server is made.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 import grpc._compression
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from hauberk.interceptors.batch import Batch, forgotten
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
         self._callbacks: list[Callable[[], None]] | None = None
         self._compression: Any = None
         self._uncompressed = False
-        self._writing: _Batch | None = None
+        self._writing: Batch | None = None
         """The last write, which may go on though nobody waits for it any more."""
         self._metadata_sent = False
         self._watched = False
@@ -129,12 +131,12 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
             self._check_goes_on()
         operation = _SendMessage(self._write(message), self._flags())
         operations = (operation,) if self._metadata_sent else (self._initial_metadata(), operation)
-        self._writing = batch = _Batch(self._state, operations, self._loop_of_call)
+        self._writing = batch = Batch(self._state, operations, self._loop_of_call)
         self._metadata_sent = True
         try:
             await batch
         except asyncio.CancelledError:
-            batch.done.add_done_callback(_taken_note_of)
+            batch.done.add_done_callback(forgotten)
             raise
 
     async def send_initial_metadata(self, metadata: Any) -> None:
@@ -188,7 +190,7 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
             return
         self._watched = True
         closed = _ReceiveClose(_NO_FLAGS)
-        batch = _Batch(self._state, (closed,), self._loop_of_call)
+        batch = Batch(self._state, (closed,), self._loop_of_call)
         batch.done.add_done_callback(partial(self._closed, batch, closed))
 
     def watch_soon(self) -> None:
@@ -255,7 +257,7 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
             except Exception:
                 _log.exception("a done callback failed")
 
-    def _closed(self, batch: "_Batch", closed: Any, _: Any) -> None:
+    def _closed(self, batch: "Batch", closed: Any, _: Any) -> None:
         if batch.ended() and closed.cancelled() and not self.finished:
             self.left = True
             self.task.cancel()
@@ -278,75 +280,9 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
             raise cygrpc.UsageError("RPC already finished.")
 
 
-class _Batch:
-    """What core was asked to do, in one go. Whoever waits for it may stop waiting: it goes on.
-
-    asyncio.shield promises the same, for a task and two futures more. This speaks what asyncio's tasks and
-    futures speak with one another: see asyncio.isfuture, and Task.__step.
-    """
-
-    __slots__ = ("_asyncio_future_blocking", "_batch", "_loop", "_wake", "done")
-
-    def __init__(self, state: Any, operations: tuple[Any, ...], loop: asyncio.AbstractEventLoop) -> None:
-        """Raises ExecuteBatchError where core does not even begin."""
-        self._batch = _execute(state, operations, loop)
-        self._loop = loop
-        self._wake: tuple[Callable[[Any], None], Any] | None = None
-        self.done: asyncio.Future[None] = self._batch.send(None)
-        self.done._asyncio_future_blocking = False
-
-    def __await__(self) -> Generator[Any, None, None]:
-        """Raises ExecuteBatchError where core could not do it."""
-        if not self.done.done():
-            self._asyncio_future_blocking = True
-            yield self
-        try:
-            self._batch.send(None)
-        except StopIteration:
-            return
-
-    def ended(self) -> bool:
-        """Let the operations have what came of them, once it is done; whether core could do it."""
-        try:
-            self._batch.send(None)
-        except StopIteration:
-            return True
-        except cygrpc.ExecuteBatchError:
-            pass
-        return False
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def add_done_callback(self, wake: Callable[[Any], None], *, context: Any) -> None:
-        """Called by the task that begins to wait."""
-        self._wake = (wake, context)
-        self.done.add_done_callback(wake, context=context)
-
-    def cancel(self, msg: str | None = None) -> bool:
-        """Wake the task, and the task alone; False if it is about to wake anyway."""
-        if self.done.done() or self._wake is None:
-            return False
-        wake, context = self._wake
-        self._wake = None
-        self.done.remove_done_callback(wake)
-        self._loop.call_soon(wake, self, context=context)
-        return True
-
-    def result(self) -> NoReturn:
-        """What the woken task asks for: it was cancelled."""
-        raise asyncio.CancelledError
-
-
 def _number(code: Any) -> int:
     """What core calls a status that was set."""
     if code is None:
         return 0
     number = code if isinstance(code, int) else getattr(code, "value", (_UNKNOWN,))[0]
     return int(number) if 0 <= number <= _LAST_STATUS else _UNKNOWN
-
-
-def _taken_note_of(done: "asyncio.Future[None]") -> None:
-    """A write nobody waits for any more may fail as its caller goes; asyncio would log that as forgotten."""
-    if not done.cancelled():
-        done.exception()

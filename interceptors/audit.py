@@ -79,6 +79,8 @@ class AuditLog:
             self._calls.owe(encoded(self._line(record, began_at, "ended")))
         if record.reason is not None and record.reason != _FAILED:
             self._refusals.owe(encoded(self._line(record, began_at, "refused")))
+        elif record.tried is not None:
+            self._refusals.owe(encoded(self._line(record, began_at, "would have refused")))
 
     def settle(self) -> None:
         self._calls.pay()

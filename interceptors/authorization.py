@@ -34,18 +34,19 @@ def callers_check(policy: Policy, trust_domain: str) -> Callable[[Call], None]:
     return check_callers
 
 
-def claims_check(policy: Policy) -> tuple[Callable[[Call], None], ...]:
+def claims_check(policy: Policy) -> tuple[tuple[str, Callable[[Call], None]], ...]:
     """The checks that the call's token, which is there and good, has the roles, scopes and claims that are
-    demanded. They raise Forbidden, and name what is missing: the contract is no secret.
+    demanded, each with its name in policy.proto. They raise Forbidden, and name what is missing: the contract
+    is no secret.
     """
     rule = policy.token
     if rule is None:
         return ()
-    checks = [_claim_check(claim) for claim in rule.claims]
+    checks = [("claims", _claim_check(claim)) for claim in rule.claims]
     if rule.scopes:
-        checks.insert(0, _scopes_check(frozenset(rule.scopes)))
+        checks.insert(0, ("scopes", _scopes_check(frozenset(rule.scopes))))
     if rule.roles:
-        checks.insert(0, _roles_check(frozenset(rule.roles)))
+        checks.insert(0, ("roles", _roles_check(frozenset(rule.roles))))
     return tuple(checks)
 
 

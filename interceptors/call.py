@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from hauberk.certs.identity import LeafIdentity
 from hauberk.interceptors.deadline import Deadline
@@ -10,6 +11,9 @@ from hauberk.interceptors.errors import Refused
 from hauberk.interceptors.policy import Policy
 from hauberk.interceptors.token import Token
 from hauberk.interceptors.tracing import Metadata, TraceContext
+
+if TYPE_CHECKING:
+    from hauberk.interceptors.trying import Tried
 
 
 class Call:
@@ -37,6 +41,7 @@ class Call:
         "time_left_s",
         "token",
         "trace",
+        "tried",
         "user_agent",
     )
 
@@ -73,6 +78,8 @@ class Call:
         self.slot: str | None = None
         """Whose place in flight the call takes; see in_flight.py."""
         self.user_agent: str | bytes | None = None
+        self.tried: Tried | None = None
+        """What demands that are only tried would have made of it; None: there are none."""
         self.received = self.sent = 0
         """Bytes of the messages so far, as serialised."""
 

@@ -18,8 +18,8 @@ import grpc
 import grpc._server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.aio_exchange import CUT_OFF_S
+from hauberk.interceptors.deadline import Deadline
 
 _log = logging.getLogger(__name__)
 

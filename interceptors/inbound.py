@@ -1,6 +1,6 @@
 """The guard before a server's methods."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hauberk.certs.watch import Watch
@@ -9,6 +9,7 @@ from hauberk.interceptors.edge import Door, Edge
 from hauberk.interceptors.errors import PolicyError, Refused
 from hauberk.interceptors.in_flight import PER_PEER, InFlight
 from hauberk.interceptors.overload import MOST, Overload
+from hauberk.interceptors.overrides import NONE, Overrides
 from hauberk.interceptors.peer import PeerCheck, Trust
 from hauberk.interceptors.pipeline import Pipeline
 from hauberk.interceptors.policy import BUILT_IN, Policy
@@ -61,7 +62,12 @@ class Guard:
             records.serve(self.standing.calls)
         self._door = Door(self.in_flight, self.standing, records, first_message_s, trace_ratio)
         self._edges: dict[str, Any] = {}
-        self._largest_message = 0
+        self._declared: dict[str, tuple[RpcMethod, Policy]] = {}
+        """Each method as it was added, and its policy as the contract has it."""
+        self._overrides = NONE
+        self._policies: dict[str, Policy] = {}
+        """As they are enforced."""
+        self._let_in: int | None = None
         unknown = Pipeline.of_unknown(peer_check=self._peer_check, in_flight=self.in_flight)
         self.unknown = self._refuses(unknown)
         """What serves every call to no method of ours."""
@@ -74,7 +80,16 @@ class Guard:
     @property
     def largest_message(self) -> int:
         """Bytes of the largest message that one of the methods lets in."""
-        return self._largest_message
+        return max((policy.message.max_bytes for policy in self._policies.values()), default=0)
+
+    def opened(self, largest_message: int) -> None:
+        """The server has started, and core lets in no message of more than so many bytes from now on."""
+        self._let_in = largest_message
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """What is enforced of each method, by path."""
+        return self._policies
 
     @property
     def draining(self) -> bool:
@@ -127,8 +142,44 @@ class Guard:
                 raise PolicyError(f"method has no policy: {service}.{name}")
             compiled[path] = self._compile(path, method, policy)
         self._edges.update(compiled)
-        largest = (policies[name].message.max_bytes for name in methods)
-        self._largest_message = max([self._largest_message, *largest])
+        for path in compiled:
+            name = path.rpartition("/")[2]
+            self._declared[path] = methods[name], policies[name]
+            self._policies[path] = policies[name]
+
+    def prepare(self, overrides: Overrides) -> Callable[[], None]:
+        """What makes `overrides` the ones in force, and cannot fail: every method of theirs is compiled here.
+
+        Raises PolicyError, and then nothing has changed. A call in flight keeps what it began with. Overrides
+        of services that are not served here say nothing here.
+        """
+        served = {path.rpartition("/")[0][1:] for path in self._declared}
+        in_force = overrides.of_services(served)
+        here, before = in_force.by_method, self._overrides.by_method
+        compiled: dict[str, Any] = {}
+        policies: dict[str, Policy] = {}
+        for path in here.keys() | before.keys():
+            if path not in self._declared:
+                raise PolicyError(f"override of {path}: its contract has no such method")
+            if path in here and path in before and here[path].spelled == before[path].spelled:
+                continue
+            method, declared = self._declared[path]
+            if declared.origin == BUILT_IN:
+                raise PolicyError(f"override of {path}: what every server offers cannot be overridden")
+            policy = policies[path] = overrides.over(declared)
+            if self._let_in is not None and policy.message.max_bytes > self._let_in:
+                raise PolicyError(
+                    f"override of {path}: message.max_bytes: this server was started to take "
+                    f"{self._let_in} bytes at most: restart it to take more"
+                )
+            compiled[path] = self._compile(path, method, policy)
+
+        def adopt() -> None:
+            self._edges.update(compiled)
+            self._policies.update(policies)
+            self._overrides = in_force
+
+        return adopt
 
     def _compile(self, path: str, method: RpcMethod, policy: Policy) -> Any:
         pipeline = Pipeline.of(

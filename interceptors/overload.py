@@ -96,6 +96,8 @@ class Overload:
         self.most = most
         self.clock = clock
         self.served: set[_Served] = set()
+        self._usual: dict[str, Usual] = {}
+        """By method: an override of its policy is no reason to learn it anew."""
         self._queues: dict[Priority, deque[_Waiting]] = {each: deque() for each in Priority}
         self._looking: asyncio.TimerHandle | None = None
         self._unanswered_since: float | None = None
@@ -104,7 +106,8 @@ class Overload:
 
     def turns(self, policy: Policy) -> "Turns":
         """The calls of one method."""
-        return Turns(self, streams=policy.request_streaming or policy.response_streaming)
+        usual = self._usual.setdefault(policy.method, Usual())
+        return Turns(self, usual, streams=policy.request_streaming or policy.response_streaming)
 
     async def wait(self) -> None:
         """Wait for a place and take it. Raises Overloaded."""
@@ -222,10 +225,10 @@ class Turns:
 
     __slots__ = ("_counts", "_overload", "_usual")
 
-    def __init__(self, overload: Overload, *, streams: bool) -> None:
+    def __init__(self, overload: Overload, usual: Usual, *, streams: bool) -> None:
         self._overload = overload
         self._counts = 0 if streams else 1
-        self._usual = Usual()
+        self._usual = usual
 
     def begin(self) -> _Served | None:
         """A turn for the current call; None: it has to `wait` for one."""

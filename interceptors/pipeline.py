@@ -2,8 +2,8 @@
 
 A check is any function of a Call that raises Refused. It works on memory and never awaits, so that an asyncio
 and a threaded server can share it (audit alone writes a line to a file). The order, after the trace (which
-sees refusals too): peer, metadata, in flight, callers, deadline, token, what the token claims, quota, audit.
-Cheap and certain things first; nothing of the message is read before all have passed.
+sees refusals too): peer, metadata, in flight, callers, deadline, token, what the token claims, quota, what is
+only tried, audit. Cheap and certain things first; nothing of the message is read before all have passed.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,11 @@ from hauberk.interceptors.peer import PeerCheck
 from hauberk.interceptors.policy import BUILT_IN, Policy
 from hauberk.interceptors.quota import Charge, Quotas
 from hauberk.interceptors.token_check import Tokens
+from hauberk.interceptors.trying import charging, trying
 
 Check = Callable[[Call], None]
+Step = tuple[str, Check]
+"""A check and the demand that it asks for, by its name in policy.proto; or what every call is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Pipeline:
     checks: tuple[Check, ...]
     charge: Charge | None = None
     """What remains to be asked when the message of a unary call has been read."""
+    steps: tuple[Step, ...] = ()
+    """The checks by name; of those only tried, each by itself, as "shadow token"."""
 
     @classmethod
     def of(
@@ -57,19 +62,26 @@ class Pipeline:
         if policy.audit and audit is None:
             raise PolicyError(f"{policy.method} is to be audited, and there is no audit log here")
         check_quota, charge = quotas.check(policy, request)
+        enforced: list[Step] = [
+            ("peer", _peer(peer_check, required=not policy.anonymous)),
+            ("metadata", check_metadata),
+            ("in flight", in_flight.enter),
+            ("callers", callers_check(policy, trust_domain)),
+            ("deadline", _deadline(policy)),
+            *_token(policy, tokens),
+            *((("quota", check_quota),) if check_quota else ()),
+        ]
+        tried, tried_charge = _tried(policy, quotas, trust_domain, tokens, request)
+        audited = [("audit", audit.begin)] if policy.audit and audit is not None else []
         return cls(
             policy,
             (
-                _peer(peer_check, required=not policy.anonymous),
-                check_metadata,
-                in_flight.enter,
-                callers_check(policy, trust_domain),
-                _deadline(policy),
-                *_token(policy, tokens),
-                *((check_quota,) if check_quota else ()),
-                *((audit.begin,) if policy.audit and audit is not None else ()),
+                *(check for _, check in enforced),
+                *((trying([check for _, check in tried]),) if policy.tried else ()),
+                *(check for _, check in audited),
             ),
-            charge,
+            charging(charge, tried_charge),
+            (*enforced, *((f"shadow {name}", check) for name, check in tried), *audited),
         )
 
     @classmethod
@@ -102,7 +114,7 @@ def _deadline(policy: Policy) -> Check:
     return check_deadline
 
 
-def _token(policy: Policy, tokens: Tokens | None) -> tuple[Check, ...]:
+def _token(policy: Policy, tokens: Tokens | None, *, tried: bool = False) -> tuple[Step, ...]:
     if policy.token is None:
         return ()
     if tokens is None:
@@ -110,7 +122,28 @@ def _token(policy: Policy, tokens: Tokens | None) -> tuple[Check, ...]:
             f"{policy.method} demands a token, but this process believes no issuer: name a file with "
             "[tokens.NAME] tables in HAUBERK_TOKEN_ISSUERS; for hauberk up, write them into mesh.toml"
         )
-    return (tokens.check(policy.token), *claims_check(policy))
+    return (("token", tokens.check(policy.token, tried=tried)), *claims_check(policy))
+
+
+def _tried(
+    policy: Policy, quotas: Quotas, trust_domain: str, tokens: Tokens | None, request: Descriptor | None
+) -> tuple[list[Step], Charge | None]:
+    """The checks of what is only tried, in the same order."""
+    shadow = policy.shadow
+    if shadow is None:
+        return [], None
+    steps: list[Step] = []
+    charge: Charge | None = None
+    if "callers" in policy.tried:
+        steps.append(("callers", callers_check(shadow, trust_domain)))
+    if "deadline" in policy.tried:
+        steps.append(("deadline", _deadline(shadow)))
+    if "token" in policy.tried:
+        steps.extend(_token(shadow, tokens, tried=True))
+    if "quota" in policy.tried:
+        check_quota, charge = quotas.check(shadow, request, tried=True)
+        steps += [("quota", check_quota)] if check_quota else []
+    return steps, charge
 
 
 def _unknown(call: Call) -> None:

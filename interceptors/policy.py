@@ -31,6 +31,10 @@ _EVERYTHING = "*"
 _ANY_TRUST_DOMAIN = "any"  # stands in for the mesh's while a bare path's grammar is checked
 
 
+class UnknownField(PolicyError):
+    """A demand that nobody here could enforce."""
+
+
 class Idempotency(StrEnum):
     """The contract's `idempotency_level`: whether a call may be repeated."""
 
@@ -93,6 +97,12 @@ class Policy:
     idempotency: Idempotency = Idempotency.UNKNOWN
     origin: str = "method"
     """Where it was said: "method", "service" (the service's defaults) or "built in"."""
+    overridden: tuple[str, ...] = ()
+    """The fields that an operator says, and not the contract; see overrides.py."""
+    tried: tuple[str, ...] = ()
+    """Of these, what is not in force and only tried."""
+    shadow: "Policy | None" = None
+    """The policy if that were in force."""
 
     def __post_init__(self) -> None:
         if self.anonymous and self.callers:
@@ -104,6 +114,28 @@ class Policy:
                 raise PolicyError(f"{self.method}: quota.key KEY_SUBJECT needs a token")
             if quota.cost and self.request_streaming:
                 raise PolicyError(f"{self.method}: quota.cost is not of streamed requests")
+
+    @classmethod
+    def of(
+        cls,
+        demands: policy_pb2.Policy,
+        *,
+        method: str,
+        request_streaming: bool = False,
+        response_streaming: bool = False,
+        idempotency: Idempotency = Idempotency.UNKNOWN,
+        origin: str = "method",
+    ) -> Self:
+        """What `demands` says of `method` (its path). Raises PolicyError."""
+        check_known(demands, f"policy of {method[1:].replace('/', '.')}")
+        return cls(
+            method=method,
+            request_streaming=request_streaming,
+            response_streaming=response_streaming,
+            idempotency=idempotency,
+            origin=origin,
+            **demands_of(demands),
+        )
 
     def declared(self) -> policy_pb2.Policy:
         """It as a contract would spell it, nothing left to defaults."""
@@ -152,11 +184,12 @@ def _policies(service: str, declared: ServiceDescriptorProto) -> dict[str, Polic
     for method in declared.method:
         if method.name in policies:
             raise PolicyError(f"method is described twice: {service}.{method.name}")
-        policies[method.name] = _policy(service, declared, method)
+        policies[method.name] = policy_of(service, declared, method)
     return policies
 
 
-def _policy(service: str, declared: ServiceDescriptorProto, method: MethodDescriptorProto) -> Policy:
+def policy_of(service: str, declared: ServiceDescriptorProto, method: MethodDescriptorProto) -> Policy:
+    """The policy of one method of `service` (its full name). Raises PolicyError."""
     name = f"{service}.{method.name}"
     demands, origin = _extension(method.options, policy_pb2.policy, name), "method"
     if demands is None:
@@ -166,27 +199,40 @@ def _policy(service: str, declared: ServiceDescriptorProto, method: MethodDescri
             f"method has no policy: {name}; write option (hauberk.policy.v1.policy) on it, or "
             "(hauberk.policy.v1.defaults) on its service"
         )
-    unknown = sorted(number for part in parts(demands) for number in unknown_numbers(part))
-    if unknown:
-        raise PolicyError(f"policy of {name} has a field this build does not know: number {unknown[0]}")
     try:
-        return Policy(
+        return Policy.of(
+            demands,
             method=f"/{service}/{method.name}",
             request_streaming=method.client_streaming,
             response_streaming=method.server_streaming,
-            callers=callers(*demands.callers),
-            anonymous=demands.anonymous,
-            deadline=DeadlineRule.of(demands.deadline) if demands.HasField("deadline") else None,
-            token=TokenRule.of(demands.token) if demands.HasField("token") else None,
-            quotas=tuple(map(QuotaRule.of, demands.quota)),
-            priority=Priority.of(demands.priority),
-            audit=demands.audit,
-            message=MessageBounds.of(demands.message),
             idempotency=_idempotency(method.options),
             origin=origin,
         )
+    except UnknownField:
+        raise
     except PolicyError as error:
         raise PolicyError(f"policy of {name}: {error}") from error
+
+
+def demands_of(demands: policy_pb2.Policy) -> dict[str, Any]:
+    """What `demands` says, as Policy has it, each by itself. Raises PolicyError."""
+    return {
+        "callers": callers(*demands.callers),
+        "anonymous": demands.anonymous,
+        "deadline": DeadlineRule.of(demands.deadline) if demands.HasField("deadline") else None,
+        "token": TokenRule.of(demands.token) if demands.HasField("token") else None,
+        "quotas": tuple(map(QuotaRule.of, demands.quota)),
+        "priority": Priority.of(demands.priority),
+        "audit": demands.audit,
+        "message": MessageBounds.of(demands.message),
+    }
+
+
+def check_known(demands: policy_pb2.Policy, whose: str) -> None:
+    """Raise UnknownField where `demands` says what this build does not know."""
+    unknown = sorted(number for part in parts(demands) for number in unknown_numbers(part))
+    if unknown:
+        raise UnknownField(f"{whose} has a field this build does not know: number {unknown[0]}")
 
 
 def _extension(options: Any, extension: Any, name: str) -> policy_pb2.Policy | None:

@@ -58,25 +58,34 @@ class Quotas:
         self.buckets = Buckets(most_keys)
         self._clock = clock
         self._lock = threading.Lock()
-        self._rules = 0
+        self._rules: dict[object, int] = {}
+        """A number for each rule there has been. A policy compiled anew finds what was spent of its rules."""
 
-    def check(self, policy: Policy, request: Descriptor | None) -> tuple[Check | None, Charge | None]:
+    def check(
+        self, policy: Policy, request: Descriptor | None, *, tried: bool = False
+    ) -> tuple[Check | None, Charge | None]:
         """What to ask when a call arrives, and when its message has been read; None: nothing.
 
-        `request` describes the message. Raises PolicyError where it has no such field as a rule charges by.
+        `request` describes the message; what is only `tried` is counted by itself. Raises PolicyError where
+        the message has no such field as a rule charges by.
         """
-        rules = [self._compile(policy.method, said, request) for said in policy.quotas]
+        rules = [
+            self._compile(policy.method, said, request, (tried, policy.quotas[:index].count(said)))
+            for index, said in enumerate(policy.quotas)
+        ]
         if not rules:
             return None, None
         if any(rule.cost for rule in rules):
             return self._asking(rules), self._charging(rules)
         return self._spending(rules[0]) if len(rules) == 1 else self._spending_all(rules), None
 
-    def _compile(self, method: str, said: QuotaRule, request: Descriptor | None) -> _Rule:
-        self._rules += 1
+    def _compile(
+        self, method: str, said: QuotaRule, request: Descriptor | None, which: tuple[bool, int]
+    ) -> _Rule:
+        number = self._rules.setdefault((method, said, which), len(self._rules) + 1)
         return _Rule(
             said=said,
-            key=_key(said, f"{self._rules} "),
+            key=_key(said, f"{number} "),
             cost=_cost(said.cost, request, method) if said.cost else None,
             interval_s=said.per_s / said.limit,
             burst_s=said.per_s / said.limit * (said.burst + _ROUNDING),

@@ -60,6 +60,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """Until when it could be served, the contract's bound too; None where it was refused before."""
     user_agent: str | bytes | None = None
     """What the caller says it is."""
+    tried: str | None = None
+    """Why a demand that is only tried would have refused it; None: none would."""
 
 
 class Sink(Protocol):
@@ -119,8 +121,8 @@ class Records:
             with self._counting:
                 self.dropped += 1
             return
-        peer = call.peer
         call.trace.let_go()
+        peer, now, tried = call.peer, time.monotonic(), call.tried
         self._waiting.append(
             Record(
                 call.policy,
@@ -129,7 +131,7 @@ class Records:
                 None if peer is None else peer.spiffe_id,
                 call.address,
                 call.started,
-                time.monotonic(),
+                now,
                 call.time_left_s,
                 status,
                 reason,
@@ -137,6 +139,7 @@ class Records:
                 call.sent,
                 call.deadline,
                 call.user_agent,
+                None if tried is None else tried.outcome(now),
             )
         )
         if not self._awake:

@@ -64,9 +64,10 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]  # cygrpc is compiled and h
 
     async def _request_registered_call(self, method: bytes) -> None:
         """Accept calls to `method`; ends only with the server, by raising."""
-        edge = self._guard.edges[method.decode()]
+        path, edges = method.decode(), self._guard.edges
         while True:
-            self._begin(edge, await super()._request_registered_call(method))
+            state = await super()._request_registered_call(method)
+            self._begin(edges[path], state)
 
     def _begin(self, edge: Edge, state: Any) -> None:
         task = edge.begin(state, self._own_loop)

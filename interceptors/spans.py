@@ -2,8 +2,8 @@
 
 Names and attributes are those of opentelemetry-instrumentation-grpc (tests/interceptors/test_spans.py runs it
 over the same calls), and the description of an error is the reason, where theirs is the status message: that
-is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.budget_ms`, what the
-caller's deadline left on arrival, `hauberk.budget_left_ms`, what was left when it was over, and whose that
+is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.would_refuse`,
+`hauberk.budget_ms`, what the caller's deadline left on arrival, `hauberk.budget_left_ms`, what was left when it was over, and whose that
 deadline was, `hauberk.deadline_bound`. Needs the extra `telemetry`. Source: opentelemetry-proto, trace.proto.
 """
 
@@ -17,6 +17,7 @@ import grpc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from hauberk.interceptors.access_log import WOULD_REFUSE
 from hauberk.interceptors.records import Record
 from hauberk.interceptors.tracing import TraceContext
 
@@ -130,6 +131,8 @@ def _own(record: Record) -> list[KeyValue]:
         found.append(attribute("hauberk.deadline_bound", record.deadline.bound))
     if record.reason is not None:
         found.append(attribute("hauberk.reason", _reason(record.reason)))
+    if record.tried is not None:
+        found.append(attribute(WOULD_REFUSE, record.tried))
     return found
 
 

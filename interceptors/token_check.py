@@ -50,6 +50,8 @@ class Tokens:
         self._known: dict[str, tuple[Token, KeyRing]] = {}
         self._lock = threading.Lock()
         self._failures = _Failures(failures_per_s)
+        self._tried_failures = _Failures(failures_per_s)
+        """Of tokens that are only tried: who fails there is kept from nothing that is in force."""
         for ring in rings:
             if ring.issuer.name in self._rings:
                 raise ValueError(f"two issuers of one name: {ring.issuer.name!r:.99}")
@@ -60,42 +62,43 @@ class Tokens:
         """Verify every token anew. What is being verified right now is not remembered: see `_learn`."""
         self._known = {}
 
-    def check(self, rule: TokenRule) -> Callable[[Call], None]:
+    def check(self, rule: TokenRule, *, tried: bool = False) -> Callable[[Call], None]:
         """The check that a call brings a good token, bound to its connection if `rule` says so.
 
         It sets `call.token`, and raises TokenRefused, TokenChecksSpent, or Unidentified where there is none.
         """
         bound, clock = rule.bound, self._clock
+        failures = self._tried_failures if tried else self._failures
 
         def check_token(call: Call) -> None:
             header = call.authorization
             if header is None:
                 raise Unidentified("no access token", reason="TOKEN_MISSING")
-            token, ring = self._known.get(header) or self._learn(header, call)
+            token, ring = self._known.get(header) or self._learn(header, call, failures)
             if clock() >= token.expires_at:
-                raise self._refused("TOKEN_EXPIRED", call)
+                raise self._refused("TOKEN_EXPIRED", call, failures)
             if call.started >= ring.good_until:
-                raise self._refused("TOKEN_KEYS_STALE", call)
+                raise self._refused("TOKEN_KEYS_STALE", call, failures)
             if bound and (call.peer is None or not compare_digest(token.thumbprint, call.peer.x5t_s256)):
-                raise self._refused("TOKEN_OF_ANOTHER_CERTIFICATE", call)
+                raise self._refused("TOKEN_OF_ANOTHER_CERTIFICATE", call, failures)
             call.token = token
 
         return check_token
 
-    def _learn(self, header: str, call: Call) -> tuple[Token, KeyRing]:
+    def _learn(self, header: str, call: Call, failures: "_Failures | None" = None) -> tuple[Token, KeyRing]:
         """Verify the token and remember it.
 
         It is remembered among what was known before its key was looked up: if the keys change meanwhile, that
         is thrown away.
         """
-        known = self._known
-        self._failures.check(call)
+        known, failures = self._known, failures or self._failures
+        failures.check(call)
         if header[: len(_SCHEME)].lower() != _SCHEME:
-            raise self._refused("TOKEN_SCHEME", call)
+            raise self._refused("TOKEN_SCHEME", call, failures)
         try:
             token = verify(header[len(_SCHEME) :], self._rings, now=self._clock())
         except TokenRefused as refusal:
-            raise self._refused(refusal.found, call) from None
+            raise self._refused(refusal.found, call, failures) from None
         learnt = token, self._rings[token.issuer]
         with self._lock:
             if len(known) >= REMEMBERED:
@@ -103,11 +106,12 @@ class Tokens:
             known[header] = learnt
         return learnt
 
-    def _refused(self, found: str, call: Call) -> TokenRefused:
+    def _refused(self, found: str, call: Call, failures: "_Failures") -> TokenRefused:
         """The refusal for `found`, told to our log too. Before a peer can fill that: TokenChecksSpent."""
-        self._failures.check(call)
-        self._failures.count(call)
-        _log.info("access token refused: %s, %s, trace %s", found, call.method, call.trace.trace_id)
+        failures.check(call)
+        failures.count(call)
+        if failures is self._failures:  # what is only tried refuses nothing, and stands in the call's record
+            _log.info("access token refused: %s, %s, trace %s", found, call.method, call.trace.trace_id)
         return TokenRefused(found)
 
 

@@ -86,6 +86,7 @@ class TraceContext:
 
     def let_go(self) -> None:
         """Keep nothing that the caller sent beyond those."""
+
     def of_a_call(self) -> "TraceContext":
         """A new span for a call made from this one.
 

@@ -28,7 +28,7 @@ _COMMANDS = {
     "ps": "List the replicas of a running mesh.",
     "restart": "Restart workloads, one replica after another.",
     "call": "Call a method in the mesh.",
-    "policy": "Show the policies that are enforced.",
+    "policy": "Show, check and explain the policies that are enforced.",
     "clients": "List the connected xDS clients.",
     "invite": "Print a join token for a workload.",
     "revoke": "Refuse a workload from now on.",

@@ -25,6 +25,7 @@ from hauberk.cli.dial import CALL_S, failure
 from hauberk.cli.errors import BoundElsewhere, CommandFailed
 from hauberk.cli.mesh_file import OPERATOR, MeshFile, Workload
 from hauberk.cli.options import instant
+from hauberk.cli.policy_apply import request_of, told
 from hauberk.cli.process import Launch, pipe_holding
 from hauberk.cli.state import Addresses, State
 from hauberk.cli.supervisor import Child, Condition, Supervisor
@@ -136,6 +137,14 @@ class LocalMesh:
             self._left_behind = {key: replica.address for key, replica in (await self._listed()).items()}
             self._left_until = time.monotonic() + RESTORED_S
             yield
+
+    async def override(self, mesh: MeshFile) -> str:
+        """Have the overrides of `mesh` enforced, and no others; what has changed, or "".
+
+        Raises CommandFailed: one cannot be enforced, and nothing has changed.
+        """
+        request = request_of(mesh, self._state.mesh_file.name)
+        return told(await self._admin(lambda admin: admin.ApplyOverrides(request, timeout=CALL_S)))
 
     @property
     def has_left(self) -> bool:

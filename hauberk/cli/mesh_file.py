@@ -3,6 +3,7 @@
     trust_domain = "shop.test"
     [control]          listen, enrolment_listen, names, svid_lifetime, database, ca_passphrase_file
     [workloads.NAME]   command, serves, replicas, listen, env
+    [policy."/METHOD"] callers, deadline, token, quota, priority, audit, message, shadow
     [tokens.NAME]      issuer, jwks, algorithm, typ, audience, max_lifetime_seconds
     [once]             workload, command, env, through
 
@@ -82,7 +83,14 @@ class MeshFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workloads: dict[str, Workload] = {}
     tokens: dict[str, Any] = {}
     """Issuers of access tokens that every workload believes; see hauberk/token_issuers.py."""
+    policy: dict[str, Any] = {}
+    """Demands in place of a contract's, by method; see overrides.py."""
     once: Once | None = None
+
+    @property
+    def services(self) -> dict[str, str]:
+        """The workload that serves each service, by the service's full name."""
+        return {service: name for name, workload in self.workloads.items() for service in workload.serves}
 
     def id_of(self, name: str) -> SpiffeId:
         """The identity of a workload, an operator or the control plane."""
@@ -181,6 +189,8 @@ class _Check:
                     )
         if mesh.tokens:
             self._tokens(mesh.tokens)
+        if mesh.policy:
+            self._policy(mesh)
         if mesh.once:
             self._once(mesh.once, mesh)
 
@@ -221,6 +231,11 @@ class _Check:
             declared(tables, self._file)
         except SettingsError as error:
             raise MeshFileError(str(error), _EXAMPLES["tokens"]) from None
+
+    def _policy(self, mesh: MeshFile) -> None:
+        from hauberk.cli.overrides import overrides_of  # which takes grpc too
+
+        overrides_of(mesh.policy, mesh.services, self._file)
 
     def _once(self, once: Once, mesh: MeshFile) -> None:
         self._name("once", once.workload, mesh.trust_domain)

@@ -20,6 +20,7 @@ from hauberk.cli import authority
 from hauberk.cli.errors import CommandFailed
 from hauberk.cli.local_mesh import LocalMesh, Replica, Row
 from hauberk.cli.logs import Logs
+from hauberk.cli.mesh_changes import keep_overriding
 from hauberk.cli.mesh_file import MeshFile, Once
 from hauberk.cli.options import json_option, print_json, table
 from hauberk.cli.process import NoProgram, Process, process_group
@@ -136,12 +137,16 @@ class _Run:
     ) -> list[str]:
         await self._unless_ended(local.answers(), local, supervisor)
         async with local.joined():
+            await local.override(self._mesh)  # before anybody serves what it closes
+            following = keep_overriding(self._state, self._mesh, local.override, self._say)
+            overriding = tasks.create_task(following)
             for child in local.workloads.values():
                 tasks.create_task(supervisor.keep(child))
             try:
                 async with self._answering(local, supervisor, tasks):
                     return await self._serving(local, supervisor, group)
             finally:
+                overriding.cancel()
                 self._say(f"stopping {len(local.workloads) + 1} processes")
                 await local.stop()
 

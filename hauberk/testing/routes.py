@@ -9,7 +9,7 @@ import grpc
 from hauberk.certs.identity import SpiffeId
 from hauberk.interceptors.errors import Refused, rpc_error
 from hauberk.interceptors.metadata import AUTHORIZATION
-from hauberk.interceptors.outbound_blocking import RpcFailed
+from hauberk.interceptors.outgoing_blocking import RpcFailed
 from hauberk.options import CHANNEL
 from hauberk.server import MeshServer
 from hauberk.testing.identities import Identities

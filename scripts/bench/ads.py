@@ -25,6 +25,7 @@ from hauberk.certs.watch import Watch
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Policy, callers
+from hauberk.interceptors.serving import guarded_server
 from hauberk.protos.third_party.envoy.config.core.v3.base_pb2 import Node
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryRequest,
@@ -164,7 +165,7 @@ async def control_plane(snapshots: Watch[Snapshot]) -> AsyncIterator[Target]:
     guard = Guard(trust, trust_domain=TRUST_DOMAIN, in_flight_per_peer=1_000_000)
     service = ads.Ads(snapshots, authority.control_id, streams_per_identity=1_000_000)
     guard.add(ads.SERVICE, service.handlers(), ads.POLICIES)
-    server = grpc.aio.server(handlers=[guard], options=[("grpc.so_reuseport", 0)])
+    server = guarded_server(guard, [("grpc.so_reuseport", 0)])
     credentials = server_credentials(Watch(Credentials(own, authority.bundle)))
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()

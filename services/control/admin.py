@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -13,9 +12,14 @@ from hauberk.certs import join
 from hauberk.certs.clock import SetClock
 from hauberk.certs.errors import IdentityError
 from hauberk.certs.identity import SpiffeId
+from hauberk.interceptors.errors import PolicyError
+from hauberk.interceptors.overrides import Overrides
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
 from hauberk.services.control.caller import caller
-from hauberk.services.control.errors import NotYet, RequestRefused, ask
+from hauberk.services.control.errors import NotYet, OverridesUnfit, RequestRefused, ask
+from hauberk.services.control.override_store import OverrideStore
+from hauberk.services.control.overriding import Overriding, changed, spelled
+from hauberk.services.control.policies import listed
 from hauberk.services.control.registry import TO_PROTO
 from hauberk.services.control.root_roll import RootRoll
 from hauberk.services.control.roster import Roster
@@ -31,7 +35,6 @@ RESERVED_CONTRACTS = ("hauberk.control.", "grpc.health.", "grpc.reflection.", "e
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _log = logging.getLogger(__name__)
-_ORIGINS = {"method": "method option", "service": "service defaults"}
 
 
 class XdsClients(Protocol):
@@ -50,6 +53,8 @@ class Admin(admin_pb2_grpc.AdminServicer):
         roster: Roster,
         clients: XdsClients,
         root_roll: RootRoll,
+        overriding: Overriding,
+        override_store: OverrideStore,
         *,
         svid_lifetime: timedelta,
         clock: Callable[[], datetime],
@@ -60,6 +65,8 @@ class Admin(admin_pb2_grpc.AdminServicer):
         self._roster = roster
         self._clients = clients
         self._root_roll = root_roll
+        self._overriding = overriding
+        self._override_store = override_store
         self._svid_lifetime = svid_lifetime
         self._clock = clock
         self._set_clock = set_clock
@@ -81,6 +88,7 @@ class Admin(admin_pb2_grpc.AdminServicer):
             if not request.keep_bindings:
                 self._roster.rebind(await ask(self._store.bindings))
                 self._source.bound(self._roster.bindings)
+                self._overriding.tell()
         _log.info(
             "%s invited %s, serving %s",
             caller().spiffe_id,
@@ -148,24 +156,25 @@ class Admin(admin_pb2_grpc.AdminServicer):
     async def ListPolicies(  # noqa: N802 - the contract's name
         self, request: admin_pb2.ListPoliciesRequest, context: Context
     ) -> admin_pb2.ListPoliciesResponse:
-        enforced: dict[tuple[SpiffeId, str, str], list[str]] = defaultdict(list)
-        for each in self._roster.replicas():
-            for service, version in each.policy_versions.items():
-                enforced[each.spiffe_id, service, version].append(f"{each.spiffe_id}#{each.replica}")
-        response = admin_pb2.ListPoliciesResponse()
-        for spiffe_id, announced in self._roster.contracts():
-            contract = announced.contract
-            for policy in contract.methods.values():
-                if request.filter in ("", contract.service, policy.method):
-                    response.methods.add(
-                        method=policy.method,
-                        policy=policy.declared(),
-                        origin=_ORIGINS.get(policy.origin, policy.origin),
-                        idempotency=policy.idempotency.value,
-                        version=contract.version,
-                        replicas=enforced[spiffe_id, contract.service, contract.version],
-                    )
-        return response
+        return admin_pb2.ListPoliciesResponse(methods=listed(self._roster, self._overriding, request.filter))
+
+    async def ApplyOverrides(  # noqa: N802 - the contract's name
+        self, request: admin_pb2.ApplyOverridesRequest, context: Context
+    ) -> admin_pb2.ApplyOverridesResponse:
+        wanted, operator = _overrides(request), str(caller().spiffe_id)
+        async with self._changing:
+            methods = changed(self._overriding.in_force, wanted)
+            if refused := await self._overriding.try_out(wanted):
+                raise OverridesUnfit(spelled(refused))
+            if methods:
+                await ask(self._override_store.replace, wanted, changed_by=operator, now=self._clock())
+            done, late = await self._overriding.enforce(wanted)
+            if methods:
+                self._roster.overridden()
+                _log.warning("%s overrides %s", operator, ", ".join(methods))
+        return admin_pb2.ApplyOverridesResponse(
+            version=wanted.version, changed=methods, enforced_by=done, late=late
+        )
 
     async def ListClients(  # noqa: N802 - the contract's name
         self, request: admin_pb2.ListClientsRequest, context: Context
@@ -236,6 +245,20 @@ def _serves(spiffe_id: SpiffeId, contracts: Iterable[str]) -> tuple[str, ...]:
                 f"contract can be bound to nobody: {contract:.99}", reason="INVITATION_REFUSED"
             )
     return serves
+
+
+def _overrides(request: admin_pb2.ApplyOverridesRequest) -> Overrides:
+    try:
+        wanted = Overrides.of(request.overrides)
+    except PolicyError as error:
+        raise RequestRefused(str(error), reason="OVERRIDES_REFUSED") from error
+    for method, override in wanted.by_method.items():
+        if f"{override.service}.".startswith(RESERVED_CONTRACTS):
+            raise RequestRefused(
+                f"{method} is the control plane's own, or every server's: it is not overridden",
+                reason="OVERRIDES_REFUSED",
+            )
+    return wanted
 
 
 def _ttl(request: admin_pb2.InviteRequest) -> timedelta:

@@ -11,6 +11,7 @@ Refused
 ├── ReplicaTaken        FAILED_PRECONDITION  a replica that is alive at another address
 ├── TooManyVersions     FAILED_PRECONDITION  more versions of one contract than anybody rolls out
 ├── NotYet              FAILED_PRECONDITION  a step whose time has not come; says which has
+├── OverridesUnfit      FAILED_PRECONDITION  overrides that a process there is cannot enforce
 ├── NotRevoked          FAILED_PRECONDITION  a name that is refused nowhere
 ├── NotPublished        UNAVAILABLE          callers were not told in time
 ├── AuthorityUnavailable  UNAVAILABLE        the CA cannot sign
@@ -105,6 +106,10 @@ class TooManyVersions(Refused):
 class NotYet(Refused):
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "NOT_YET"
+
+
+class OverridesUnfit(Refused):
+    reason = "OVERRIDES_UNFIT"
 
 
 class NotRevoked(Refused):

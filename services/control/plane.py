@@ -9,10 +9,17 @@ from datetime import datetime
 from hauberk.certs.clock import LOOK_S, SetClock, tell_of_clock, utc_now
 from hauberk.certs.errors import CertsError, SvidExpired, SvidNotYetValid
 from hauberk.certs.rotation import RenewalFailed, Rotated, keep_fresh
+from hauberk.interceptors.errors import PolicyError
 from hauberk.interceptors.in_flight import PER_PEER
+from hauberk.interceptors.overrides import Overrides
 from hauberk.memory import Memory, default_limit
 from hauberk.options import Option
-from hauberk.protos.hauberk.control.v1 import admin_pb2_grpc, enrolment_pb2_grpc, registry_pb2_grpc
+from hauberk.protos.hauberk.control.v1 import (
+    admin_pb2_grpc,
+    enrolment_pb2_grpc,
+    overrides_pb2_grpc,
+    registry_pb2_grpc,
+)
 from hauberk.recording import Recording
 from hauberk.server import MeshServer
 from hauberk.services.control import addresses, ads
@@ -22,6 +29,8 @@ from hauberk.services.control.attempts import FailedAttempts
 from hauberk.services.control.enrolment import Enrolment, Identity
 from hauberk.services.control.issuer import Issuer
 from hauberk.services.control.opening import Opened, open_state
+from hauberk.services.control.override_store import OverrideStore
+from hauberk.services.control.overriding import Overriding
 from hauberk.services.control.publish import Publisher
 from hauberk.services.control.registry import Registry
 from hauberk.services.control.root_roll import Audience, RootRoll
@@ -33,7 +42,7 @@ from hauberk.services.control.trust import TrustSource
 from hauberk.services.sparing import Sparing
 
 STREAMS_PER_PEER = 2000
-"""Replicas of one workload share an identity, and each keeps three streams open."""
+"""Replicas of one workload share an identity, and each keeps four streams open."""
 LEAVE_S = 2.0
 DOUBTED_S = 300.0
 """How long after our clock was set we take it, and not the replicas, for the reason why they cannot come."""
@@ -91,6 +100,8 @@ class ControlPlane:
             )
         except CertsError as error:
             raise ConfigError(f"[control]: the control plane cannot be named so: {error}") from error
+        self._override_store = OverrideStore(self.store.engine)
+        self.overriding = Overriding(_kept(self._override_store), lambda: self.roster.bindings)
         self.publisher = Publisher(Snapshot.of(settings.trust_domain, (), revoked))
         self._roster_store = RosterStore(self.store.engine)
         self.roster = Roster(
@@ -101,6 +112,7 @@ class ControlPlane:
             grace_s=self._grace_s,
             missed_s=settings.svid_lifetime.total_seconds(),
             clock=asyncio.get_running_loop(),
+            over=self.overriding.over,
         )
         self._set_clock = SetClock(clock)
         self._discovery = ads.Ads(self.publisher.snapshots, self.source.authority.control_id)
@@ -218,12 +230,15 @@ class ControlPlane:
             self.roster,
             self._discovery,
             root_roll,
+            self.overriding,
+            self._override_store,
             svid_lifetime=self._settings.svid_lifetime,
             clock=self._clock,
             set_clock=self._set_clock,
         )
         enrolment_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         registry_pb2_grpc.add_RegistryServicer_to_server(registry, server)
+        overrides_pb2_grpc.add_OverridesServicer_to_server(self.overriding, server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
         server.add(ads.SERVICE, self._discovery.handlers(), ads.POLICIES)
         return server
@@ -266,6 +281,14 @@ class ControlPlane:
             options=options,
             in_flight_per_peer=in_flight_per_peer,
         )
+
+
+def _kept(store: OverrideStore) -> Overrides:
+    """What operators override. Raises ConfigError where this build cannot tell."""
+    try:
+        return store.load()
+    except PolicyError as error:
+        raise ConfigError(f"the store: {error}: start the build that wrote it") from error
 
 
 def _port(server: MeshServer) -> int:

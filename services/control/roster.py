@@ -79,8 +79,11 @@ class Roster:
         grace_s: Callable[[], float],
         missed_s: float,
         clock: Clock,
+        over: Callable[[Contract], Contract] = lambda contract: contract,
     ) -> None:
-        """A replica outlives its stream by `grace_s()`; what is `restored` waits RESTORED_GRACE_S for one.
+        """`over` is a contract as operators override it: callers are routed by that.
+
+        A replica outlives its stream by `grace_s()`; what is `restored` waits RESTORED_GRACE_S for one.
 
         One that was dropped then is missed for `missed_s` more: as long as its certificates may last.
         """
@@ -90,6 +93,7 @@ class Roster:
         self._grace_s = grace_s
         self._missed_s = missed_s
         self._clock = clock
+        self._over = over
         self._listed: dict[Key, _Listing] = {}
         self._missed: dict[SpiffeId, dict[str, Timer]] = {}
         # Of each contract the versions alive, first seen first; the last is the one callers are routed by.
@@ -131,7 +135,7 @@ class Roster:
         contracts: dict[SpiffeId, list[Contract]] = defaultdict(list)
         replicas: dict[SpiffeId, list[Replica]] = defaultdict(list)
         for key in self._versions:
-            contracts[key[0]].append(self._current(key).contract)
+            contracts[key[0]].append(self._over(self._current(key).contract))
         for replica in self.replicas():
             replicas[replica.spiffe_id].append(replica)
         return [
@@ -223,6 +227,10 @@ class Roster:
         self._bindings = bindings
         self._drop_unbound()
         self._changed()
+
+    def overridden(self) -> None:
+        """Operators have changed what contracts demand. Published without delay."""
+        self.flush()
 
     def close(self) -> None:
         """End every stream and stop the clocks; what is listed stays for the next start to find."""

@@ -68,3 +68,12 @@ replicas = Table(
     Column("svid_expires_at", Instant, nullable=False),
     Column("contracts", Text, nullable=False),  # the services' full names, one a line
 )
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("method", Text, primary_key=True),
+    Column("override", LargeBinary, nullable=False),  # hauberk.policy.v1.Override
+    Column("changed_by", Text, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+)

@@ -13,6 +13,8 @@ ONCE = ORDERS + '[once]\nworkload = "gateway"\ncommand = ["x"]\n'
 
 TOKENS = '[tokens.login]\nissuer = "https://a.test"\njwks = "keys.json"\n'
 
+SERVES = ORDERS + 'serves = ["a.v1.B"]\n'
+SERVING = SERVES + '[policy."/a.v1.B/C"]\n'
 REFUSED = [
     # what is written, what is said, what to do about it
     ("trust_domain = ", "mesh.toml: not toml: Invalid value (at end of document)", "correct that line"),
@@ -33,7 +35,7 @@ REFUSED = [
     (
         TD + "zzz = 1",
         "mesh.toml: unknown key 'zzz'",
-        "known here: trust_domain, control, workloads, tokens, once",
+        "known here: trust_domain, control, workloads, tokens, policy, once",
     ),
     (TD + "control = 1", "mesh.toml: control: expected `object`, got `int`", "a list in brackets"),
     (TD + "workloads = 1", "mesh.toml: workloads: expected `object`, got `int`", "a list in brackets"),
@@ -81,6 +83,31 @@ REFUSED = [
     (ORDERS + '[once]\ncommand = ["x"]', "mesh.toml: [once] workload is missing", 'workload = "gateway"'),
     (ORDERS + '[once]\nworkload = "g"', "mesh.toml: [once] command is missing", 'command = ["python"'),
     (ONCE + 'through = ["payments"]', "[once] through: no such workload: 'payments'", "here: orders"),
+    (TD + "policy = 1", "mesh.toml: policy: expected `object`, got `int`", "a list in brackets"),
+    (SERVING + "callrs = []", "[policy.\"/a.v1.B/C\"] unknown key 'callrs'", "write callers"),
+    (SERVING + "x = 1", "[policy.\"/a.v1.B/C\"] unknown key 'x'", "callers, deadline, token, quota"),
+    (SERVING, 'mesh.toml: [policy."/a.v1.B/C"] it says nothing', "policy.proto"),
+    (SERVING + 'callers = ["A"]', "not a caller: 'A'", "policy.proto"),
+    (SERVING + "callers = 1", '[policy."/a.v1.B/C"] callers: ', "as in JSON"),
+    (
+        SERVING + 'deadline = { maxx = "1s" }',
+        'deadline: message type "Deadline" has no field named "maxx"',
+        "as",
+    ),
+    (
+        SERVING + 'deadline = { max = "soon" }',
+        '[policy."/a.v1.B/C"] deadline: duration must end with letter',
+        '"3s"',
+    ),
+    (SERVING + 'deadline = { max = "0s" }', "deadline.max is not a positive duration", "policy.proto"),
+    (SERVING + 'priority = "HIGHEST"', '[policy."/a.v1.B/C"] priority: invalid enum value HIGHEST', "JSON"),
+    (SERVING + 'token = { scopes = ["a b"] }', "token.scopes: not a scope: 'a b'", "policy.proto"),
+    (SERVING + 'callers = ["a"]\nshadow = ["quota"]', "shadow: 'quota' is not said here", "policy.proto"),
+    (SERVING + "audit = true\nshadow = true", "shadow: audit cannot be tried", "policy.proto"),
+    (SERVING + "audit = true\nshadow = 1", "shadow is neither true nor a list of demands", '["token"]'),
+    (SERVES + '[policy."/a.v1.C/D"]\naudit = true', "no workload serves a.v1.C", "services here: a.v1.B"),
+    (SERVES + '[policy."a.v1.B/C"]\naudit = true', "not a method, as in", "policy.proto"),
+    (SERVES + '[policy]\n"/a.v1.B/C" = 1', '[policy."/a.v1.B/C"] is no table', "its demands below"),
     (ORDERS + '[once]\nworkload = "G"\ncommand = ["x"]', "[once] workload's name: ", "lower-case words"),
 ]
 

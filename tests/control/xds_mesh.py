@@ -23,6 +23,7 @@ from hauberk.certs.watch import Watch
 from hauberk.interceptors.inbound import Guard
 from hauberk.interceptors.peer import Trust
 from hauberk.interceptors.policy import Idempotency, Policy, callers
+from hauberk.interceptors.serving import guarded_server
 from hauberk.protos.third_party.envoy.config.core.v3.base_pb2 import Node
 from hauberk.protos.third_party.envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryRequest,
@@ -186,8 +187,12 @@ class Mesh:
             yield stream
             stream.call.cancel()
 
-    async def _serve(self, handler: grpc.GenericRpcHandler, credentials: Credentials) -> str:
-        server = grpc.aio.server(handlers=[handler], options=[("grpc.so_reuseport", 0)])
+    async def _serve(self, handler: grpc.GenericRpcHandler | Guard, credentials: Credentials) -> str:
+        options = [("grpc.so_reuseport", 0)]
+        if isinstance(handler, Guard):
+            server = guarded_server(handler, options)
+        else:
+            server = grpc.aio.server(handlers=[handler], options=options)
         port = server.add_secure_port("127.0.0.1:0", server_credentials(Watch(credentials)))
         await server.start()
         self._exit.push_async_callback(server.stop, 0)

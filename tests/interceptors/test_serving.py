@@ -136,7 +136,7 @@ async def test_without_cores_inner_parts_no_server_is_made(
     """Another grpcio may have them by other names."""
     with monkeypatch.context() as other:
         other.delattr(cygrpc, "_ServicerContext")
-        with pytest.raises(RuntimeError, match="cannot serve as a guard needs it: .*_ServicerContext"):
+        with pytest.raises(RuntimeError, match=r"cannot serve as a guard needs it: .*_ServicerContext"):
             guarded_server(stage.new_guard())
 
 

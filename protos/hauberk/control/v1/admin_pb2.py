@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from hauberk.protos.hauberk.control.v1 import registry_pb2 as hauberk_dot_control_dot_v1_dot_registry__pb2
+from hauberk.protos.hauberk.policy.v1 import override_pb2 as hauberk_dot_policy_dot_v1_dot_override__pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2 as hauberk_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehauberk/control/v1/admin.proto\x12\x12hauberk.control.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!hauberk/control/v1/registry.proto\x1a\x1ehauberk/policy/v1/policy.proto\"l\n\rInviteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06serves\x18\x02 \x03(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rkeep_bindings\x18\x04 \x01(\x08\"l\n\x0eInviteResponse\x12\x17\n\njoin_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\rRevokeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"#\n\x0eRevokeResponse\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\" \n\x10ReinstateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"&\n\x11ReinstateResponse\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\"\x15\n\x13ListReplicasRequest\"E\n\x14ListReplicasResponse\x12-\n\x08replicas\x18\x01 \x03(\x0b\x32\x1b.hauberk.control.v1.Replica\"\xc8\x01\n\x07Replica\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x31\n\x06status\x18\x04 \x01(\x0e\x32!.hauberk.control.v1.ServingStatus\x12\x11\n\tcontracts\x18\x05 \x03(\t\x12\r\n\x05\x61gent\x18\x06 \x01(\t\x12\x33\n\x0fsvid_expires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x13ListPoliciesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\"I\n\x14ListPoliciesResponse\x12\x31\n\x07methods\x18\x01 \x03(\x0b\x32 .hauberk.control.v1.MethodPolicy\"\x91\x01\n\x0cMethodPolicy\x12\x0e\n\x06method\x18\x01 \x01(\t\x12)\n\x06policy\x18\x02 \x01(\x0b\x32\x19.hauberk.policy.v1.Policy\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x13\n\x0bidempotency\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x10\n\x08replicas\x18\x06 \x03(\t\"\x14\n\x12ListClientsRequest\"E\n\x13ListClientsResponse\x12.\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x1d.hauberk.control.v1.XdsClient\"\xbf\x01\n\tXdsClient\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x12\n\nuser_agent\x18\x03 \x01(\t\x12\x1a\n\x12user_agent_version\x18\x04 \x01(\t\x12\x30\n\x0c\x63onnected_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05types\x18\x06 \x03(\x0b\x32\x1d.hauberk.control.v1.TypeState\"\xb1\x01\n\tTypeState\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x14\n\x0cversion_sent\x18\x03 \x01(\t\x12\x15\n\rversion_acked\x18\x04 \x01(\t\x12\x16\n\x0eversion_nacked\x18\x05 \x01(\t\x12\x13\n\x0bnack_detail\x18\x06 \x01(\t\x12-\n\tnacked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x12\n\x10ListRootsRequest\"h\n\x11ListRootsResponse\x12\'\n\x05roots\x18\x01 \x03(\x0b\x32\x18.hauberk.control.v1.Root\x12*\n\x04roll\x18\x02 \x01(\x0b\x32\x1c.hauberk.control.v1.RootRoll\"\x9e\x01\n\x08RootRoll\x12\x36\n\x04next\x18\x01 \x01(\x0e\x32(.hauberk.control.v1.RollRootRequest.Step\x12/\n\x0bwaiting_for\x18\x02 \x03(\x0b\x32\x1a.hauberk.control.v1.Holder\x12)\n\x06settle\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"n\n\x06Holder\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x01(\r\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replicas\x18\x04 \x03(\t\"\x89\x01\n\x04Root\x12\r\n\x05state\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12.\n\nnot_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9d\x01\n\x0fRollRootRequest\x12\x36\n\x04step\x18\x01 \x01(\x0e\x32(.hauberk.control.v1.RollRootRequest.Step\"R\n\x04Step\x12\x14\n\x10STEP_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTEP_PREPARE\x10\x01\x12\x11\n\rSTEP_ACTIVATE\x10\x02\x12\x0f\n\x0bSTEP_RETIRE\x10\x03\"g\n\x10RollRootResponse\x12\'\n\x05roots\x18\x01 \x03(\x0b\x32\x18.hauberk.control.v1.Root\x12*\n\x04roll\x18\x02 \x01(\x0b\x32\x1c.hauberk.control.v1.RootRoll2\x8d\x06\n\x05\x41\x64min\x12O\n\x06Invite\x12!.hauberk.control.v1.InviteRequest\x1a\".hauberk.control.v1.InviteResponse\x12O\n\x06Revoke\x12!.hauberk.control.v1.RevokeRequest\x1a\".hauberk.control.v1.RevokeResponse\x12X\n\tReinstate\x12$.hauberk.control.v1.ReinstateRequest\x1a%.hauberk.control.v1.ReinstateResponse\x12\x66\n\x0cListReplicas\x12\'.hauberk.control.v1.ListReplicasRequest\x1a(.hauberk.control.v1.ListReplicasResponse\"\x03\x90\x02\x01\x12\x66\n\x0cListPolicies\x12\'.hauberk.control.v1.ListPoliciesRequest\x1a(.hauberk.control.v1.ListPoliciesResponse\"\x03\x90\x02\x01\x12\x63\n\x0bListClients\x12&.hauberk.control.v1.ListClientsRequest\x1a\'.hauberk.control.v1.ListClientsResponse\"\x03\x90\x02\x01\x12]\n\tListRoots\x12$.hauberk.control.v1.ListRootsRequest\x1a%.hauberk.control.v1.ListRootsResponse\"\x03\x90\x02\x01\x12U\n\x08RollRoot\x12#.hauberk.control.v1.RollRootRequest\x1a$.hauberk.control.v1.RollRootResponse\x1a\x1d\xc2\xe1\x18\x19\n\x0boperators/*\x1a\x08\x12\x02\x08\x1e\x1a\x02\x08\x1e\x38\x01\x42K\n\x16\x64\x65v.hauberk.control.v1P\x01Z/hauberk.dev/protos/hauberk/control/v1;controlv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehauberk/control/v1/admin.proto\x12\x12hauberk.control.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!hauberk/control/v1/registry.proto\x1a hauberk/policy/v1/override.proto\x1a\x1ehauberk/policy/v1/policy.proto\"l\n\rInviteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06serves\x18\x02 \x03(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rkeep_bindings\x18\x04 \x01(\x08\"l\n\x0eInviteResponse\x12\x17\n\njoin_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\rRevokeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"#\n\x0eRevokeResponse\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\" \n\x10ReinstateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"&\n\x11ReinstateResponse\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\"\x15\n\x13ListReplicasRequest\"E\n\x14ListReplicasResponse\x12-\n\x08replicas\x18\x01 \x03(\x0b\x32\x1b.hauberk.control.v1.Replica\"\xc8\x01\n\x07Replica\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x31\n\x06status\x18\x04 \x01(\x0e\x32!.hauberk.control.v1.ServingStatus\x12\x11\n\tcontracts\x18\x05 \x03(\t\x12\r\n\x05\x61gent\x18\x06 \x01(\t\x12\x33\n\x0fsvid_expires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"%\n\x13ListPoliciesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\"I\n\x14ListPoliciesResponse\x12\x31\n\x07methods\x18\x01 \x03(\x0b\x32 .hauberk.control.v1.MethodPolicy\"\x8c\x02\n\x0cMethodPolicy\x12\x0e\n\x06method\x18\x01 \x01(\t\x12)\n\x06policy\x18\x02 \x01(\x0b\x32\x19.hauberk.policy.v1.Policy\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x13\n\x0bidempotency\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x10\n\x08replicas\x18\x06 \x03(\t\x12\x12\n\noverridden\x18\x07 \x03(\t\x12\r\n\x05tried\x18\x08 \x03(\t\x12)\n\x06shadow\x18\t \x01(\x0b\x32\x19.hauberk.policy.v1.Policy\x12+\n\x08\x64\x65\x63lared\x18\n \x01(\x0b\x32\x19.hauberk.policy.v1.Policy\"G\n\x15\x41pplyOverridesRequest\x12.\n\toverrides\x18\x01 \x03(\x0b\x32\x1b.hauberk.policy.v1.Override\"]\n\x16\x41pplyOverridesResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x03(\t\x12\x13\n\x0b\x65nforced_by\x18\x03 \x03(\t\x12\x0c\n\x04late\x18\x04 \x03(\t\"\x14\n\x12ListClientsRequest\"E\n\x13ListClientsResponse\x12.\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x1d.hauberk.control.v1.XdsClient\"\xbf\x01\n\tXdsClient\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x12\n\nuser_agent\x18\x03 \x01(\t\x12\x1a\n\x12user_agent_version\x18\x04 \x01(\t\x12\x30\n\x0c\x63onnected_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05types\x18\x06 \x03(\x0b\x32\x1d.hauberk.control.v1.TypeState\"\xb1\x01\n\tTypeState\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x14\n\x0cversion_sent\x18\x03 \x01(\t\x12\x15\n\rversion_acked\x18\x04 \x01(\t\x12\x16\n\x0eversion_nacked\x18\x05 \x01(\t\x12\x13\n\x0bnack_detail\x18\x06 \x01(\t\x12-\n\tnacked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x12\n\x10ListRootsRequest\"h\n\x11ListRootsResponse\x12\'\n\x05roots\x18\x01 \x03(\x0b\x32\x18.hauberk.control.v1.Root\x12*\n\x04roll\x18\x02 \x01(\x0b\x32\x1c.hauberk.control.v1.RootRoll\"\x9e\x01\n\x08RootRoll\x12\x36\n\x04next\x18\x01 \x01(\x0e\x32(.hauberk.control.v1.RollRootRequest.Step\x12/\n\x0bwaiting_for\x18\x02 \x03(\x0b\x32\x1a.hauberk.control.v1.Holder\x12)\n\x06settle\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"n\n\x06Holder\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x01(\r\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replicas\x18\x04 \x03(\t\"\x89\x01\n\x04Root\x12\r\n\x05state\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12.\n\nnot_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9d\x01\n\x0fRollRootRequest\x12\x36\n\x04step\x18\x01 \x01(\x0e\x32(.hauberk.control.v1.RollRootRequest.Step\"R\n\x04Step\x12\x14\n\x10STEP_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTEP_PREPARE\x10\x01\x12\x11\n\rSTEP_ACTIVATE\x10\x02\x12\x0f\n\x0bSTEP_RETIRE\x10\x03\"g\n\x10RollRootResponse\x12\'\n\x05roots\x18\x01 \x03(\x0b\x32\x18.hauberk.control.v1.Root\x12*\n\x04roll\x18\x02 \x01(\x0b\x32\x1c.hauberk.control.v1.RootRoll2\xa1\x07\n\x05\x41\x64min\x12O\n\x06Invite\x12!.hauberk.control.v1.InviteRequest\x1a\".hauberk.control.v1.InviteResponse\x12O\n\x06Revoke\x12!.hauberk.control.v1.RevokeRequest\x1a\".hauberk.control.v1.RevokeResponse\x12X\n\tReinstate\x12$.hauberk.control.v1.ReinstateRequest\x1a%.hauberk.control.v1.ReinstateResponse\x12\x66\n\x0cListReplicas\x12\'.hauberk.control.v1.ListReplicasRequest\x1a(.hauberk.control.v1.ListReplicasResponse\"\x03\x90\x02\x01\x12\x66\n\x0cListPolicies\x12\'.hauberk.control.v1.ListPoliciesRequest\x1a(.hauberk.control.v1.ListPoliciesResponse\"\x03\x90\x02\x01\x12\x91\x01\n\x0e\x41pplyOverrides\x12).hauberk.control.v1.ApplyOverridesRequest\x1a*.hauberk.control.v1.ApplyOverridesResponse\"(\xc2\xe1\x18$\n\x0boperators/*\x1a\x08\x12\x02\x08\x1e\x1a\x02\x08\x1e\x38\x01\x42\t\x08\x80\x80\x80\x02\x10\xc0\x84=\x12\x63\n\x0bListClients\x12&.hauberk.control.v1.ListClientsRequest\x1a\'.hauberk.control.v1.ListClientsResponse\"\x03\x90\x02\x01\x12]\n\tListRoots\x12$.hauberk.control.v1.ListRootsRequest\x1a%.hauberk.control.v1.ListRootsResponse\"\x03\x90\x02\x01\x12U\n\x08RollRoot\x12#.hauberk.control.v1.RollRootRequest\x1a$.hauberk.control.v1.RollRootResponse\x1a\x1d\xc2\xe1\x18\x19\n\x0boperators/*\x1a\x08\x12\x02\x08\x1e\x1a\x02\x08\x1e\x38\x01\x42K\n\x16\x64\x65v.hauberk.control.v1P\x01Z/hauberk.dev/protos/hauberk/control/v1;controlv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,58 +45,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMIN'].methods_by_name['ListReplicas']._serialized_options = b'\220\002\001'
   _globals['_ADMIN'].methods_by_name['ListPolicies']._loaded_options = None
   _globals['_ADMIN'].methods_by_name['ListPolicies']._serialized_options = b'\220\002\001'
+  _globals['_ADMIN'].methods_by_name['ApplyOverrides']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['ApplyOverrides']._serialized_options = b'\302\341\030$\n\013operators/*\032\010\022\002\010\036\032\002\010\0368\001B\t\010\200\200\200\002\020\300\204='
   _globals['_ADMIN'].methods_by_name['ListClients']._loaded_options = None
   _globals['_ADMIN'].methods_by_name['ListClients']._serialized_options = b'\220\002\001'
   _globals['_ADMIN'].methods_by_name['ListRoots']._loaded_options = None
   _globals['_ADMIN'].methods_by_name['ListRoots']._serialized_options = b'\220\002\001'
-  _globals['_INVITEREQUEST']._serialized_start=186
-  _globals['_INVITEREQUEST']._serialized_end=294
-  _globals['_INVITERESPONSE']._serialized_start=296
-  _globals['_INVITERESPONSE']._serialized_end=404
-  _globals['_REVOKEREQUEST']._serialized_start=406
-  _globals['_REVOKEREQUEST']._serialized_end=451
-  _globals['_REVOKERESPONSE']._serialized_start=453
-  _globals['_REVOKERESPONSE']._serialized_end=488
-  _globals['_REINSTATEREQUEST']._serialized_start=490
-  _globals['_REINSTATEREQUEST']._serialized_end=522
-  _globals['_REINSTATERESPONSE']._serialized_start=524
-  _globals['_REINSTATERESPONSE']._serialized_end=562
-  _globals['_LISTREPLICASREQUEST']._serialized_start=564
-  _globals['_LISTREPLICASREQUEST']._serialized_end=585
-  _globals['_LISTREPLICASRESPONSE']._serialized_start=587
-  _globals['_LISTREPLICASRESPONSE']._serialized_end=656
-  _globals['_REPLICA']._serialized_start=659
-  _globals['_REPLICA']._serialized_end=859
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=861
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=898
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=900
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=973
-  _globals['_METHODPOLICY']._serialized_start=976
-  _globals['_METHODPOLICY']._serialized_end=1121
-  _globals['_LISTCLIENTSREQUEST']._serialized_start=1123
-  _globals['_LISTCLIENTSREQUEST']._serialized_end=1143
-  _globals['_LISTCLIENTSRESPONSE']._serialized_start=1145
-  _globals['_LISTCLIENTSRESPONSE']._serialized_end=1214
-  _globals['_XDSCLIENT']._serialized_start=1217
-  _globals['_XDSCLIENT']._serialized_end=1408
-  _globals['_TYPESTATE']._serialized_start=1411
-  _globals['_TYPESTATE']._serialized_end=1588
-  _globals['_LISTROOTSREQUEST']._serialized_start=1590
-  _globals['_LISTROOTSREQUEST']._serialized_end=1608
-  _globals['_LISTROOTSRESPONSE']._serialized_start=1610
-  _globals['_LISTROOTSRESPONSE']._serialized_end=1714
-  _globals['_ROOTROLL']._serialized_start=1717
-  _globals['_ROOTROLL']._serialized_end=1875
-  _globals['_HOLDER']._serialized_start=1877
-  _globals['_HOLDER']._serialized_end=1987
-  _globals['_ROOT']._serialized_start=1990
-  _globals['_ROOT']._serialized_end=2127
-  _globals['_ROLLROOTREQUEST']._serialized_start=2130
-  _globals['_ROLLROOTREQUEST']._serialized_end=2287
-  _globals['_ROLLROOTREQUEST_STEP']._serialized_start=2205
-  _globals['_ROLLROOTREQUEST_STEP']._serialized_end=2287
-  _globals['_ROLLROOTRESPONSE']._serialized_start=2289
-  _globals['_ROLLROOTRESPONSE']._serialized_end=2392
-  _globals['_ADMIN']._serialized_start=2395
-  _globals['_ADMIN']._serialized_end=3176
+  _globals['_INVITEREQUEST']._serialized_start=220
+  _globals['_INVITEREQUEST']._serialized_end=328
+  _globals['_INVITERESPONSE']._serialized_start=330
+  _globals['_INVITERESPONSE']._serialized_end=438
+  _globals['_REVOKEREQUEST']._serialized_start=440
+  _globals['_REVOKEREQUEST']._serialized_end=485
+  _globals['_REVOKERESPONSE']._serialized_start=487
+  _globals['_REVOKERESPONSE']._serialized_end=522
+  _globals['_REINSTATEREQUEST']._serialized_start=524
+  _globals['_REINSTATEREQUEST']._serialized_end=556
+  _globals['_REINSTATERESPONSE']._serialized_start=558
+  _globals['_REINSTATERESPONSE']._serialized_end=596
+  _globals['_LISTREPLICASREQUEST']._serialized_start=598
+  _globals['_LISTREPLICASREQUEST']._serialized_end=619
+  _globals['_LISTREPLICASRESPONSE']._serialized_start=621
+  _globals['_LISTREPLICASRESPONSE']._serialized_end=690
+  _globals['_REPLICA']._serialized_start=693
+  _globals['_REPLICA']._serialized_end=893
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=895
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=932
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=934
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=1007
+  _globals['_METHODPOLICY']._serialized_start=1010
+  _globals['_METHODPOLICY']._serialized_end=1278
+  _globals['_APPLYOVERRIDESREQUEST']._serialized_start=1280
+  _globals['_APPLYOVERRIDESREQUEST']._serialized_end=1351
+  _globals['_APPLYOVERRIDESRESPONSE']._serialized_start=1353
+  _globals['_APPLYOVERRIDESRESPONSE']._serialized_end=1446
+  _globals['_LISTCLIENTSREQUEST']._serialized_start=1448
+  _globals['_LISTCLIENTSREQUEST']._serialized_end=1468
+  _globals['_LISTCLIENTSRESPONSE']._serialized_start=1470
+  _globals['_LISTCLIENTSRESPONSE']._serialized_end=1539
+  _globals['_XDSCLIENT']._serialized_start=1542
+  _globals['_XDSCLIENT']._serialized_end=1733
+  _globals['_TYPESTATE']._serialized_start=1736
+  _globals['_TYPESTATE']._serialized_end=1913
+  _globals['_LISTROOTSREQUEST']._serialized_start=1915
+  _globals['_LISTROOTSREQUEST']._serialized_end=1933
+  _globals['_LISTROOTSRESPONSE']._serialized_start=1935
+  _globals['_LISTROOTSRESPONSE']._serialized_end=2039
+  _globals['_ROOTROLL']._serialized_start=2042
+  _globals['_ROOTROLL']._serialized_end=2200
+  _globals['_HOLDER']._serialized_start=2202
+  _globals['_HOLDER']._serialized_end=2312
+  _globals['_ROOT']._serialized_start=2315
+  _globals['_ROOT']._serialized_end=2452
+  _globals['_ROLLROOTREQUEST']._serialized_start=2455
+  _globals['_ROLLROOTREQUEST']._serialized_end=2612
+  _globals['_ROLLROOTREQUEST_STEP']._serialized_start=2530
+  _globals['_ROLLROOTREQUEST_STEP']._serialized_end=2612
+  _globals['_ROLLROOTRESPONSE']._serialized_start=2614
+  _globals['_ROLLROOTRESPONSE']._serialized_end=2717
+  _globals['_ADMIN']._serialized_start=2720
+  _globals['_ADMIN']._serialized_end=3649
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from hauberk.protos.hauberk.control.v1 import registry_pb2 as _registry_pb2
+from hauberk.protos.hauberk.policy.v1 import override_pb2 as _override_pb2
 from hauberk.protos.hauberk.policy.v1 import policy_pb2 as _policy_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -102,20 +103,46 @@ class ListPoliciesResponse(_message.Message):
     def __init__(self, methods: _Optional[_Iterable[_Union[MethodPolicy, _Mapping]]] = ...) -> None: ...
 
 class MethodPolicy(_message.Message):
-    __slots__ = ("method", "policy", "origin", "idempotency", "version", "replicas")
+    __slots__ = ("method", "policy", "origin", "idempotency", "version", "replicas", "overridden", "tried", "shadow", "declared")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDDEN_FIELD_NUMBER: _ClassVar[int]
+    TRIED_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_FIELD_NUMBER: _ClassVar[int]
     method: str
     policy: _policy_pb2.Policy
     origin: str
     idempotency: str
     version: str
     replicas: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, method: _Optional[str] = ..., policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., origin: _Optional[str] = ..., idempotency: _Optional[str] = ..., version: _Optional[str] = ..., replicas: _Optional[_Iterable[str]] = ...) -> None: ...
+    overridden: _containers.RepeatedScalarFieldContainer[str]
+    tried: _containers.RepeatedScalarFieldContainer[str]
+    shadow: _policy_pb2.Policy
+    declared: _policy_pb2.Policy
+    def __init__(self, method: _Optional[str] = ..., policy: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., origin: _Optional[str] = ..., idempotency: _Optional[str] = ..., version: _Optional[str] = ..., replicas: _Optional[_Iterable[str]] = ..., overridden: _Optional[_Iterable[str]] = ..., tried: _Optional[_Iterable[str]] = ..., shadow: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ..., declared: _Optional[_Union[_policy_pb2.Policy, _Mapping]] = ...) -> None: ...
+
+class ApplyOverridesRequest(_message.Message):
+    __slots__ = ("overrides",)
+    OVERRIDES_FIELD_NUMBER: _ClassVar[int]
+    overrides: _containers.RepeatedCompositeFieldContainer[_override_pb2.Override]
+    def __init__(self, overrides: _Optional[_Iterable[_Union[_override_pb2.Override, _Mapping]]] = ...) -> None: ...
+
+class ApplyOverridesResponse(_message.Message):
+    __slots__ = ("version", "changed", "enforced_by", "late")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    ENFORCED_BY_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    changed: _containers.RepeatedScalarFieldContainer[str]
+    enforced_by: _containers.RepeatedScalarFieldContainer[str]
+    late: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., changed: _Optional[_Iterable[str]] = ..., enforced_by: _Optional[_Iterable[str]] = ..., late: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListClientsRequest(_message.Message):
     __slots__ = ()

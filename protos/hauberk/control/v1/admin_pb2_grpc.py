@@ -59,6 +59,11 @@ class AdminStub:
                 request_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
                 response_deserializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
+        self.ApplyOverrides = channel.unary_unary(
+                '/hauberk.control.v1.Admin/ApplyOverrides',
+                request_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ApplyOverridesRequest.SerializeToString,
+                response_deserializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ApplyOverridesResponse.FromString,
+                _registered_method=True)
         self.ListClients = channel.unary_unary(
                 '/hauberk.control.v1.Admin/ListClients',
                 request_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ListClientsRequest.SerializeToString,
@@ -116,6 +121,15 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyOverrides(self, request, context):
+        """Puts these overrides in the place of all there are, and answers once they are in force. Every process that is there
+        is asked first. FAILED_PRECONDITION: one of them cannot enforce them; the message says which, and why, and nothing
+        has changed. INVALID_ARGUMENT: one is no override.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListClients(self, request, context):
         """Every connected xDS client: what it is, what it accepted, what it rejected and why.
         """
@@ -164,6 +178,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListPolicies,
                     request_deserializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ListPoliciesRequest.FromString,
                     response_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'ApplyOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyOverrides,
+                    request_deserializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ApplyOverridesRequest.FromString,
+                    response_serializer=hauberk_dot_control_dot_v1_dot_admin__pb2.ApplyOverridesResponse.SerializeToString,
             ),
             'ListClients': grpc.unary_unary_rpc_method_handler(
                     servicer.ListClients,
@@ -316,6 +335,33 @@ class Admin:
             '/hauberk.control.v1.Admin/ListPolicies',
             hauberk_dot_control_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
             hauberk_dot_control_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hauberk.control.v1.Admin/ApplyOverrides',
+            hauberk_dot_control_dot_v1_dot_admin__pb2.ApplyOverridesRequest.SerializeToString,
+            hauberk_dot_control_dot_v1_dot_admin__pb2.ApplyOverridesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,11 @@ class AdminStub:
     """Every replica announced."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]
     """Every contract announced, with the policy of each method as it is enforced, and the versions alive."""
+    ApplyOverrides: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ApplyOverridesRequest, _admin_pb2.ApplyOverridesResponse]
+    """Puts these overrides in the place of all there are, and answers once they are in force. Every process that is there
+    is asked first. FAILED_PRECONDITION: one of them cannot enforce them; the message says which, and why, and nothing
+    has changed. INVALID_ARGUMENT: one is no override.
+    """
     ListClients: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]
     """Every connected xDS client: what it is, what it accepted, what it rejected and why."""
     ListRoots: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListRootsRequest, _admin_pb2.ListRootsResponse]
@@ -67,6 +72,11 @@ class AdminAsyncStub(AdminStub):
     """Every replica announced."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """Every contract announced, with the policy of each method as it is enforced, and the versions alive."""
+    ApplyOverrides: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApplyOverridesRequest, _admin_pb2.ApplyOverridesResponse]  # type: ignore[assignment]
+    """Puts these overrides in the place of all there are, and answers once they are in force. Every process that is there
+    is asked first. FAILED_PRECONDITION: one of them cannot enforce them; the message says which, and why, and nothing
+    has changed. INVALID_ARGUMENT: one is no override.
+    """
     ListClients: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListClientsRequest, _admin_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Every connected xDS client: what it is, what it accepted, what it rejected and why."""
     ListRoots: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListRootsRequest, _admin_pb2.ListRootsResponse]  # type: ignore[assignment]
@@ -117,6 +127,17 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListPoliciesResponse, _abc.Awaitable[_admin_pb2.ListPoliciesResponse]]:
         """Every contract announced, with the policy of each method as it is enforced, and the versions alive."""
+
+    @_abc_1.abstractmethod
+    def ApplyOverrides(
+        self,
+        request: _admin_pb2.ApplyOverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ApplyOverridesResponse, _abc.Awaitable[_admin_pb2.ApplyOverridesResponse]]:
+        """Puts these overrides in the place of all there are, and answers once they are in force. Every process that is there
+        is asked first. FAILED_PRECONDITION: one of them cannot enforce them; the message says which, and why, and nothing
+        has changed. INVALID_ARGUMENT: one is no override.
+        """
 
     @_abc_1.abstractmethod
     def ListClients(
