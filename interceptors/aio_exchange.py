@@ -1,4 +1,4 @@
-"""One call as core's asyncio server holds it: the context of its method, and how it is read, answered and ended.
+"""One call as core's asyncio server holds it: the context of its method; how it is read, answered, ended.
 
 grpc.aio spends two tasks and a batch of its own on each call before its method runs, to hear whether the
 caller leaves. Here that is asked together with the status, or once the method waits for something: what

@@ -1,5 +1,5 @@
-"""One guarded method, as core's asyncio server begins it: checks first, then the message, then the method until
-its deadline.
+"""One guarded method, as core's asyncio server begins it: checks first, then the message, then the method
+until its deadline.
 
 Every method is given to core as one that takes a stream of requests. Core's own edge for single requests
 waits for the message for ever, and so never answers a call that ends without one; and it parses the message

@@ -3,8 +3,9 @@
 Names and attributes are those of opentelemetry-instrumentation-grpc (tests/interceptors/test_spans.py runs it
 over the same calls), and the description of an error is the reason, where theirs is the status message: that
 is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.would_refuse`,
-`hauberk.budget_ms`, what the caller's deadline left on arrival, `hauberk.budget_left_ms`, what was left when it was over, and whose that
-deadline was, `hauberk.deadline_bound`. Needs the extra `telemetry`. Source: opentelemetry-proto, trace.proto.
+`hauberk.budget_ms`, what the caller's deadline left on arrival, `hauberk.budget_left_ms`, what was left when
+it was over, and whose that deadline was, `hauberk.deadline_bound`. Needs the extra `telemetry`. Source:
+opentelemetry-proto, trace.proto.
 """
 
 import threading
