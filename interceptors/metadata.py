@@ -7,6 +7,7 @@ anything.
 """
 
 import re
+from itertools import chain
 from typing import Any
 
 from hauberk.interceptors.call import Call
@@ -44,15 +45,15 @@ def check_metadata(call: Call) -> None:
     The token is the one that there may be.
     """
     # First, and alone: to look at each character of the 16 MiB that core lets through takes 20 ms.
-    size = _ENTRY_BYTES * len(call.metadata)
-    for key, value in call.metadata:
-        size += len(key) + len(value)
+    size = _ENTRY_BYTES * len(call.metadata) + sum(map(len, chain.from_iterable(call.metadata)))
     if size > MAX_BYTES:
         raise MetadataTooLarge(f"metadata of {size} bytes, {MAX_BYTES} are accepted")
+    text = "".join([value for _, value in call.metadata if not isinstance(value, bytes)])
+    if not (text.isascii() and text.isprintable()):
+        key = next(key for key, value in call.metadata if not _is_printable(value))
+        raise MetadataRefused(f"metadata value is not printable: {key!r:.99}", metadata={"key": key})
     traceparents: Metadata = ()
     for key, value in call.metadata:
-        if not isinstance(value, bytes) and not (value.isascii() and value.isprintable()):
-            raise MetadataRefused(f"metadata value is not printable: {key!r:.99}", metadata={"key": key})
         if key in _USUAL:
             continue
         if key == TRACEPARENT:
@@ -72,6 +73,10 @@ def check_metadata(call: Call) -> None:
         elif key.startswith(_OURS):
             raise MetadataRefused(f"metadata key is reserved and unknown: {key!r:.99}", metadata={"key": key})
     call.trace.keep(traceparents)
+
+
+def _is_printable(value: str | bytes) -> bool:
+    return isinstance(value, bytes) or (value.isascii() and value.isprintable())
 
 
 def sendable(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:

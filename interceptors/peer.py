@@ -83,11 +83,11 @@ class PeerCheck:
             return None
         if len(shown) != 1:
             raise Unidentified(f"{len(shown)} certificates shown, one is needed", reason="NO_CERTIFICATE")
-        known = self._known.pop(shown[0], None) or _Known(_read(shown[0]))
+        known = self._known.get(shown[0]) or _Known(_read(shown[0]))
         trust, now = self._trust.value, self._clock()
         if not known.holds(trust, now):
             _check(known, trust, now)
-        self._remember(shown[0], known)
+            self._remember(shown[0], known)
         return known.identity
 
     def now(self) -> datetime:
@@ -95,7 +95,8 @@ class PeerCheck:
         return self._clock()
 
     def _remember(self, pem: bytes, known: _Known) -> None:
-        """Keep `known` as the one used last, and forget the one whose use is longest ago."""
+        """Keep `known` as the one looked at last, and forget the one whose last look is longest ago."""
+        self._known.pop(pem, None)
         if len(self._known) >= _REMEMBERED:
             with contextlib.suppress(RuntimeError, KeyError):  # another thread has just changed them
                 del self._known[next(iter(self._known))]
