@@ -22,7 +22,6 @@ from scripts.bench.targets import Run, Target
 
 LEAST_CPU_US = 30.0
 """A call that costs a server less than this was served by somebody else."""
-SETTLED_S = 0.03
 RECORDED_S = 6.0
 """How long after the last call its line and its span may still be missing."""
 
@@ -70,7 +69,7 @@ async def _cell(target: Target, shape: Shape, message: bytes) -> Cell:
     except* grpc.aio.AioRpcError as errors:
         raise Void(f"{target.variant.name}, {shape.name}: calls failed: {errors.exceptions[0]}") from errors
     own = _other_threads_ns()
-    await asyncio.sleep(SETTLED_S)
+    await asyncio.sleep(target.settled_s)
     await _recorded(target, shape, loaded, lines, spans)
     client_ns = loaded.client_cpu_ns + _other_threads_ns() - own
     server_us = (sum(process.cpu_ns() for process in target.processes) - before) / 1000 / shape.calls

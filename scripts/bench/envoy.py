@@ -10,6 +10,7 @@ against a quota.
 import json
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def sidecars(variant: Variant, run: Run) -> Target:
         processes=(server, callee, caller),
         headers=run.headers(variant),
         lines=Lines(callee.log),
-        spans=lambda: counted(folder, "envoy-a") + counted(folder, "envoy-b"),
+        spans=partial(counted, folder, "envoy-a", "envoy-b"),
         spans_each=2,
     )
 

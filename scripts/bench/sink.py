@@ -22,12 +22,13 @@ OVER_HTTP, OVER_GRPC = "sink.address", "sink-grpc.address"
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n"
 
 
-def counted(folder: Path, service: str) -> int:
-    """Spans of `service` that have arrived so far."""
+def counted(folder: Path, *services: str) -> int:
+    """Spans of these services that have arrived so far."""
     try:
-        return int(json.loads((folder / COUNTS).read_text("ascii")).get(service, 0))
+        counts = json.loads((folder / COUNTS).read_text("ascii"))
     except FileNotFoundError:
         return 0
+    return sum(counts.get(service, 0) for service in services)
 
 
 class _Counts:

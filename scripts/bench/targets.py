@@ -16,18 +16,16 @@ from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
 from hauberk.direct import DirectChannel
 from hauberk.hints import Hints
-from hauberk.interceptors.calls_made import Telemetry
-from hauberk.interceptors.client_metrics import ClientMetrics
-from hauberk.interceptors.client_spans import ClientSpans
 from hauberk.interceptors.outbound import guarded
-from hauberk.interceptors.records import Records
-from hauberk.interceptors.spans import Spans
+from hauberk.otlp import EVERY_S
+from hauberk.recording import Recording
+from hauberk.settings import Settings
 from scripts.bench.contract import CLIENT, SERVICE, contract
 from scripts.bench.features import Without
 from scripts.bench.load import Headers
 from scripts.bench.materials import TRUST_DOMAIN, Materials
 from scripts.bench.processes import Process, address_of, module, started
-from scripts.bench.sink import counted
+from scripts.bench.sink import OVER_GRPC, counted
 from scripts.bench.tokens import Mint
 
 TOKENS = 64
@@ -71,6 +69,8 @@ class Target:
     spans: Callable[[], int] | None = None
     """Of calls; each that is sampled has to leave `spans_each`."""
     spans_each: int = 1
+    settled_s: float = 0.03
+    """After the last call: until what is done a moment later is done."""
     metered: bool = False
     """Whether it tells how many calls it has served, where its log says."""
 
@@ -144,7 +144,8 @@ class Run:
 
     def target(self, variant: Variant) -> Target:
         process, address = self.server(variant)
-        channel = self._channel(variant, address)
+        recording = self._recording(variant) if variant.our_channel else None
+        channel = self._channel(variant, address, recording)
         self.stack.push_async_callback(channel.close)
         exports = (variant.ours and "spans" not in variant.without) or variant.kind == "usual"
         service = f"spiffe://{TRUST_DOMAIN}/{variant.server}" if variant.ours else variant.server
@@ -155,21 +156,40 @@ class Run:
             processes=(process,),
             headers=self.headers(variant),
             lines=Lines(process.log) if writes else None,
-            spans=partial(counted, self.materials.folder, service) if exports else None,
+            spans=partial(counted, self.materials.folder, service, variant.name) if exports else None,
+            spans_each=1 if recording is None else 2,
+            settled_s=0.03 if recording is None else EVERY_S + 0.3,
             metered=variant.ours and "metrics" not in variant.without,
         )
 
-    def _channel(self, variant: Variant, address: str) -> grpc.aio.Channel:
+    def _recording(self, variant: Variant) -> Recording:
+        """What a process keeps of the calls it makes: metrics, and spans, which come from `variant.name`."""
+        folder = self.materials.folder
+        settings = Settings(
+            name=CLIENT,
+            state_dir=folder / "client.state",
+            enrolment="127.0.0.1:1",
+            roots=folder,
+            metrics_listen="127.0.0.1:0",
+            otlp_endpoint=f"http://{(folder / OVER_GRPC).read_text('ascii')}",
+        )
+        recording = Recording.of(settings, variant.name)
+        self.stack.callback(recording.close)
+        return recording
+
+    def _channel(self, variant: Variant, address: str, recording: Recording | None) -> grpc.aio.Channel:
         server = SpiffeId.of(TRUST_DOMAIN, "server")
-        if variant.our_channel:  # as Mesh.direct_channel makes it
+        if recording is not None:  # as Mesh.direct_channel makes it
             held = Watch(self.client)
             channel = DirectChannel(address, server, held, drain_s=1.0)
             hints = Hints(credentials=held, target=address, server=server)
-            records = Records([], made=[ClientMetrics(), ClientSpans(Spans())])
-            self.stack.callback(records.close)
-            telemetry = Telemetry(keep=records.keep, spans=True)
-            ratio = variant.sampled
-            return guarded(channel, explain=hints.explain, trace_ratio=ratio, telemetry=telemetry)
+            return guarded(
+                channel,
+                explain=hints.explain,
+                trace_ratio=variant.sampled,
+                telemetry=recording.telemetry,
+                target=f"dns:///{address}",
+            )
         own = ("grpc.use_local_subchannel_pool", 1)
         if variant.kind == "insecure":
             return grpc.aio.insecure_channel(address, [own])
