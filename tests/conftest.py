@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         faults = item.path.parent.name == "faults"
         item.add_marker(pytest.mark.xdist_group("faults" if faults else str(item.path)))
+
+
+@pytest.fixture(autouse=True)
+def uninstrumented() -> Iterator[None]:
+    """Leaves grpc as it was: a mesh that is joined with OpenTelemetry at hand instruments its process."""
+    yield
+    instrumentation = sys.modules.get("opentelemetry.instrumentation.grpc")
+    if instrumentation is None:
+        return
+    for kind in (instrumentation.GrpcInstrumentorClient, instrumentation.GrpcAioInstrumentorClient):
+        if kind().is_instrumented_by_opentelemetry:
+            kind().uninstrument()
 
 
 @pytest.fixture(scope="session", autouse=True)
