@@ -60,6 +60,8 @@ def facts(record: Record, began_at: float, service_name: str) -> dict[str, Any]:
         "hauberk.budget_ms": None if left_s is None else round(left_s * 1000, 3),
         "grpc.status": record.status,
         "error.reason": record.reason,
+        "hauberk.authorization": record.authorization,
+        "hauberk.admitted_by": record.admitted_by,
     }
 
 
