@@ -14,6 +14,7 @@ from hauberk.certs.watch import Watch
 from hauberk.channel import BOOTSTRAP
 from hauberk.interceptors.errors import ChannelClosed, rpc_error
 from hauberk.interceptors.outgoing_blocking import RpcFailed
+from hauberk.interceptors.uninstrumented import secure_channel
 from hauberk.options import CHANNEL
 from hauberk.racing import at_each
 
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 def blocking_xds_channel(bootstrap: str, credentials: Credentials) -> grpc.Channel:
     """As `channel.xds_channel`, of grpc's blocking API. It asks the control plane by itself."""
     secure = grpc.xds_channel_credentials(credentials.channel_credentials())
-    return grpc.secure_channel(TARGET, secure, options=[*CHANNEL, (BOOTSTRAP, bootstrap)])
+    return secure_channel(TARGET, secure, options=[*CHANNEL, (BOOTSTRAP, bootstrap)])
 
 
 class BlockingConnection:

@@ -15,6 +15,7 @@ from hauberk.bootstrap import TARGET
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.watch import Watch
 from hauberk.direct import Connection, PickedChannel
+from hauberk.interceptors.uninstrumented import aio_secure_channel
 from hauberk.options import CHANNEL
 from hauberk.racing import at_each
 
@@ -32,7 +33,7 @@ def xds_channel(bootstrap: str, credentials: Credentials) -> grpc.aio.Channel:
     server's name, where it would otherwise go out in the clear.
     """
     secure = grpc.xds_channel_credentials(credentials.channel_credentials())
-    return grpc.aio.secure_channel(TARGET, secure, options=[*CHANNEL, (BOOTSTRAP, bootstrap)])
+    return aio_secure_channel(TARGET, secure, options=[*CHANNEL, (BOOTSTRAP, bootstrap)])
 
 
 class MeshChannel(PickedChannel):

@@ -16,6 +16,7 @@ import grpc
 from hauberk.certs.credentials import Credentials
 from hauberk.certs.identity import SpiffeId
 from hauberk.certs.watch import Watch
+from hauberk.interceptors.uninstrumented import aio_secure_channel
 from hauberk.options import CHANNEL
 from hauberk.racing import first_of
 
@@ -198,7 +199,7 @@ class DirectChannel(PickedChannel):
     def _dial(self, held: Credentials) -> Connection:
         named = ("grpc.ssl_target_name_override", self.server.dns_name)
         secure = held.channel_credentials()
-        return Connection(grpc.aio.secure_channel(self.target, secure, options=[*CHANNEL, named]))
+        return Connection(aio_secure_channel(self.target, secure, options=[*CHANNEL, named]))
 
     async def _connected(self, connection: Connection) -> None:
         try:

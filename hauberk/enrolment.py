@@ -21,6 +21,7 @@ from hauberk.certs.identity import SCHEME, SpiffeId
 from hauberk.certs.svid import Svid
 from hauberk.errors import JoinFailed, SettingsError
 from hauberk.interceptors.peer import Trust
+from hauberk.interceptors.uninstrumented import aio_secure_channel
 from hauberk.membership import Membership
 from hauberk.options import CHANNEL
 from hauberk.protos.hauberk.control.v1 import enrolment_pb2, enrolment_pb2_grpc
@@ -73,7 +74,7 @@ async def enrol(target: str, token: str, *, roots: Bundle, now: Callable[[], dat
     (trust_domain,) = roots.anchors
     named = ("grpc.ssl_target_name_override", SpiffeId.of(trust_domain, CONTROL_NAME).dns_name)
     request = enrolment_pb2.EnrolRequest(join_token=token, certificate_request=keys.csr(key))
-    async with grpc.aio.secure_channel(
+    async with aio_secure_channel(
         target, pinned_channel_credentials(roots), options=[*CHANNEL, named]
     ) as channel:
         stub: Any = enrolment_pb2_grpc.EnrolmentStub(channel)

@@ -20,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from hauberk.errors import SettingsError
 from hauberk.interceptors.spans import Spans
+from hauberk.interceptors.uninstrumented import insecure_channel, secure_channel
 
 EVERY_S = 1.0
 MOST = 512
@@ -105,7 +106,7 @@ def _channel(endpoint: str, environment: Mapping[str, str]) -> grpc.Channel:
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     target = f"{host}:{url.port or 4317}"
     if url.scheme == "http":
-        return grpc.insecure_channel(target)
+        return insecure_channel(target)
     roots = None
     if named := environment.get("OTEL_EXPORTER_OTLP_CERTIFICATE"):
         try:
@@ -113,7 +114,7 @@ def _channel(endpoint: str, environment: Mapping[str, str]) -> grpc.Channel:
                 roots = file.read()
         except OSError as error:
             raise SettingsError(f"OTEL_EXPORTER_OTLP_CERTIFICATE: {named}: {error.strerror}") from error
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots))
+    return secure_channel(target, grpc.ssl_channel_credentials(roots))
 
 
 def _headers(text: str) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hauberk.errors import SettingsError
+from hauberk.instrumenting import instrument_others
 from hauberk.interceptors.access_log import AccessLog
 from hauberk.interceptors.audit import AuditLog
 from hauberk.interceptors.call import Call
@@ -98,6 +99,7 @@ def _bridge() -> Callable[[Call | None], TraceContext | None]:
     from hauberk.interceptors.bridge import install, span_around
 
     install()
+    instrument_others()
     return span_around
 
 

@@ -65,6 +65,8 @@ def facts(record: Record, began_at: float, service_name: str) -> dict[str, Any]:
         "grpc.status": record.status,
         "error.reason": record.reason,
         **tried,
+        "hauberk.authorization": record.authorization,
+        "hauberk.admitted_by": record.admitted_by,
     }
 
 

@@ -9,6 +9,9 @@ from hauberk.interceptors.demands import ClaimRule
 from hauberk.interceptors.errors import Forbidden, Unidentified
 from hauberk.interceptors.policy import Policy
 
+ANYONE = "anonymous"
+"""What admits the callers of a method that says so."""
+
 _REMEMBERED = 1024
 """Callers whose answer one method keeps; all are forgotten when there are more."""
 
@@ -17,7 +20,7 @@ def callers_check(policy: Policy, trust_domain: str) -> Callable[[Call], None]:
     """The check that `policy` lets the caller in, in a mesh of `trust_domain`. It raises Forbidden."""
     if policy.anonymous:
         return _anyone
-    answers: dict[SpiffeId, bool] = {}
+    answers: dict[SpiffeId, str] = {}
 
     def check_callers(call: Call) -> None:
         if call.peer is None:
@@ -27,9 +30,10 @@ def callers_check(policy: Policy, trust_domain: str) -> Callable[[Call], None]:
         if admitted is None:
             if len(answers) >= _REMEMBERED:
                 answers.clear()
-            admitted = answers[caller] = policy.admits(caller, trust_domain)
+            admitted = answers[caller] = str(policy.admitting(caller, trust_domain) or "")
         if not admitted:
             raise Forbidden(f"{caller} may not call {call.method}", metadata={"caller": str(caller)[:256]})
+        call.admitted_by = admitted
 
     return check_callers
 
@@ -107,4 +111,4 @@ def _spelled(value: Any) -> str | None:
 
 
 def _anyone(call: Call) -> None:
-    pass
+    call.admitted_by = ANYONE

@@ -30,7 +30,7 @@ def span_around(call: Call | None) -> TraceContext | None:
     """
     runtime = api._RUNTIME_CONTEXT
     found = runtime._inner.get_current() if isinstance(runtime, Bridge) else runtime.get_current()
-    if not found or (call is not None and found.get(_CALL) is not call):
+    if not found or (call is not None and found.get(_CALL) is not call and not _is_of_the_web(call)):
         return None
     span = trace.get_current_span(found).get_span_context()
     if not span.is_valid:
@@ -56,7 +56,14 @@ class Bridge(_RuntimeContext):
         found, call = self._inner.get_current(), current_call()
         if call is None or found.get(_CALL) is call:  # made within the call: it knows better
             return found
+        if _is_of_the_web(call) and trace.get_current_span(found).get_span_context().is_valid:
+            return found
         return api.set_value(_CALL, call, _context_of(call, found))
+
+
+def _is_of_the_web(call: Call) -> bool:
+    """Whether it stands for a web request. That may have a span of the SDK, but never has one of ours."""
+    return call.policy.origin == "web"
 
 
 def _context_of(call: Call, around: Context) -> Context:

@@ -25,6 +25,7 @@ class Call:
 
     __slots__ = (
         "address",
+        "admitted_by",
         "auth_context",
         "authorization",
         "deadline",
@@ -67,6 +68,8 @@ class Call:
         self.address = address
         self.peer: LeafIdentity | None = None
         self.deadline: Deadline | None = None
+        self.admitted_by: str | None = None
+        """The entry of `callers` that lets its caller in; see authorization.py."""
         self.priority = policy.priority
         """The lower of the method's and what the caller said."""
         self.authorization: str | None = None

@@ -152,7 +152,11 @@ class Policy:
 
     def admits(self, caller: SpiffeId, trust_domain: str) -> bool:
         """Whether one of `callers` means `caller`."""
-        return any(pattern.matches(caller, trust_domain) for pattern in self.callers)
+        return self.admitting(caller, trust_domain) is not None
+
+    def admitting(self, caller: SpiffeId, trust_domain: str) -> CallerPattern | None:
+        """The first of `callers` that means `caller`."""
+        return next((each for each in self.callers if each.matches(caller, trust_domain)), None)
 
 
 def callers(*patterns: str) -> tuple[CallerPattern, ...]:

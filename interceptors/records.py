@@ -29,6 +29,7 @@ CAPACITY = 50_000
 CLOSE_S = 2.0
 """How long the end of a process waits for a stream that takes nothing."""
 
+_REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 _TELL_S = 10.0
 _AT_ONCE = 128
 """Records handed out before other threads may run: well under a millisecond."""
@@ -58,10 +59,19 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     sent: int
     deadline: Deadline | None = None
     """Until when it could be served, the contract's bound too; None where it was refused before."""
+    admitted_by: str | None = None
+    """The entry of `callers` that let its caller in; None where none did, or it was not come to that."""
     user_agent: str | bytes | None = None
     """What the caller says it is."""
     tried: str | None = None
     """Why a demand that is only tried would have refused it; None: none would."""
+
+    @property
+    def authorization(self) -> str | None:
+        """Whether the call was let in, "allowed" or "refused"; None where it was not come to that."""
+        if self.reason is not None and self.status in _REFUSED:
+            return "refused"
+        return None if self.admitted_by is None else "allowed"
 
 
 class Sink(Protocol):
@@ -138,6 +148,7 @@ class Records:
                 call.received,
                 call.sent,
                 call.deadline,
+                call.admitted_by,
                 call.user_agent,
                 None if tried is None else tried.outcome(now),
             )

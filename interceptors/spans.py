@@ -2,10 +2,10 @@
 
 Names and attributes are those of opentelemetry-instrumentation-grpc (tests/interceptors/test_spans.py runs it
 over the same calls), and the description of an error is the reason, where theirs is the status message: that
-is a method's to write. Ours besides: `hauberk.caller`, `hauberk.reason`, `hauberk.would_refuse`,
-`hauberk.budget_ms`, what the caller's deadline left on arrival, `hauberk.budget_left_ms`, what was left when
-it was over, and whose that deadline was, `hauberk.deadline_bound`. Needs the extra `telemetry`. Source:
-opentelemetry-proto, trace.proto.
+is a method's to write. Ours besides: `hauberk.caller`, `hauberk.authorization`, the entry of `callers` it
+goes by, `hauberk.admitted_by`, why a call was refused, `hauberk.reason`, or would be, `hauberk.would_refuse`, what the caller's deadline left on
+arrival, `hauberk.budget_ms`, what was left when it was over, `hauberk.budget_left_ms`, and whose deadline
+that was, `hauberk.deadline_bound`. Needs the extra `telemetry`. Source: opentelemetry-proto, trace.proto.
 """
 
 import threading
@@ -124,6 +124,10 @@ def _own(record: Record) -> list[KeyValue]:
         found.append(attribute("rpc.user_agent", record.user_agent[:256]))
     if record.client is not None:
         found.append(attribute("hauberk.caller", str(record.client)))
+    if (decision := record.authorization) is not None:
+        found.append(attribute("hauberk.authorization", decision))
+    if record.admitted_by is not None:
+        found.append(attribute("hauberk.admitted_by", record.admitted_by))
     if record.time_left_s is not None:
         found.append(attribute("hauberk.budget_ms", round(record.time_left_s * 1000)))
     if record.deadline is not None:

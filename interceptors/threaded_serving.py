@@ -21,6 +21,7 @@ from hauberk.interceptors.servant import PlainServant, RpcMethod
 from hauberk.interceptors.serving import Option
 from hauberk.interceptors.threaded import ThreadedEdge
 from hauberk.interceptors.threaded_standing import ThreadedStanding
+from hauberk.interceptors.uninstrumented import server
 from hauberk.interceptors.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -98,4 +99,4 @@ def threaded_server(guard: ThreadedGuard, options: Sequence[Option] = ()) -> grp
         check_reach()
     except AttributeError as error:
         raise RuntimeError(f"grpcio {grpc.__version__} cannot serve in guarded threads: {error}") from error
-    return grpc.server(_Reception(), handlers=[guard], options=options)  # type: ignore[arg-type]
+    return server(_Reception(), handlers=[guard], options=options)

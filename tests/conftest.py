@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -92,6 +93,18 @@ def pytest_runtest_protocol(
         return (yield)
     finally:
         turns.leave(stays=nextitem is not None and _group(nextitem) == "alone")
+
+
+@pytest.fixture(autouse=True)
+def uninstrumented() -> Iterator[None]:
+    """Leaves grpc as it was: a mesh that is joined with OpenTelemetry at hand instruments its process."""
+    yield
+    instrumentation = sys.modules.get("opentelemetry.instrumentation.grpc")
+    if instrumentation is None:
+        return
+    for kind in (instrumentation.GrpcInstrumentorClient, instrumentation.GrpcAioInstrumentorClient):
+        if kind().is_instrumented_by_opentelemetry:
+            kind().uninstrument()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,6 +20,7 @@ from hauberk.cli.state import State
 from hauberk.hints import Hints
 from hauberk.interceptors.errors import DETAILS_KEY
 from hauberk.interceptors.outbound import guarded
+from hauberk.interceptors.uninstrumented import aio_secure_channel
 from hauberk.options import CHANNEL
 from hauberk.protos.hauberk.control.v1 import admin_pb2, admin_pb2_grpc
 
@@ -75,7 +76,7 @@ async def dialled(target: str, server: SpiffeId, credentials: Credentials) -> As
     """A channel to host:port where `server` must answer; closed with the block. Errors carry hints."""
     hints = Hints(credentials=Watch(credentials), target=target, server=server)
     named = ("grpc.ssl_target_name_override", server.dns_name)
-    async with grpc.aio.secure_channel(
+    async with aio_secure_channel(
         target, credentials.channel_credentials(), options=[*CHANNEL, named]
     ) as channel:
         yield guarded(channel, explain=hints.explain)

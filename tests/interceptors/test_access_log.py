@@ -64,6 +64,8 @@ def test_line_is_json_with_the_common_names() -> None:
         "hauberk.budget_ms": 2000.0,
         "grpc.status": "OK",
         "error.reason": None,
+        "hauberk.authorization": None,
+        "hauberk.admitted_by": None,
     }
 
 

@@ -12,8 +12,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from hauberk.interceptors import bridge
-from hauberk.interceptors.call import current_call
+from hauberk.interceptors.call import current_call, within_call
 from hauberk.interceptors.tracing import BAGGAGE, MOST_BYTES, TRACESTATE, TraceContext, carried
+from hauberk.web_request import WebRequests
 from tests.interceptors.stage import Behaviour, Metadata, Shape, Stage, call, policy
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -118,6 +119,25 @@ async def test_outside_of_a_call_everything_is_as_without_us() -> None:
     assert api.get_value("a") == 1
     api.detach(token)
     assert api.get_value("a") is None
+
+
+def test_span_of_a_web_request_is_the_parent_of_what_is_made_in_it() -> None:
+    """Whoever instruments the web framework has a span for each request, and we have none."""
+    tracer = TracerProvider().get_tracer("web")
+    request = WebRequests().call("GET /", (("traceparent", PARENT),), "127.0.0.1")
+    with tracer.start_as_current_span("request") as span, within_call(request):
+        assert trace.get_current_span() is span
+        around = bridge.span_around(request)
+        assert around is not None
+        assert (around.trace_id, around.span_id) == (
+            trace.format_trace_id(span.get_span_context().trace_id),
+            trace.format_span_id(span.get_span_context().span_id),
+        )
+    with within_call(request):
+        assert bridge.span_around(request) is None
+        assert (
+            trace.format_span_id(trace.get_current_span().get_span_context().span_id) == request.trace.span_id
+        )
 
 
 async def test_span_around_the_server_is_not_the_parent_of_its_calls(stage: Stage, shape: Shape) -> None:

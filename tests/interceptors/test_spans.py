@@ -24,7 +24,7 @@ from tests.interceptors.test_access_log import record
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 OURS = {
-    *("hauberk.caller", "hauberk.reason"),
+    *("hauberk.caller", "hauberk.reason", "hauberk.authorization", "hauberk.admitted_by"),
     *("hauberk.budget_ms", "hauberk.budget_left_ms", "hauberk.deadline_bound"),
 }
 
@@ -138,6 +138,10 @@ async def test_refusal_is_seen_with_who_and_why(stage: Stage, shape: Shape) -> N
     forbidden, odd = spans.next(100)
     assert attributes(forbidden)["hauberk.reason"] == "CALLER_NOT_ALLOWED"
     assert attributes(forbidden)["hauberk.caller"] == "spiffe://mesh.test/stranger"
+    assert attributes(forbidden)["hauberk.authorization"] == "refused"
+    assert "hauberk.admitted_by" not in attributes(forbidden)
+    assert attributes(odd)["hauberk.authorization"] == "allowed"
+    assert attributes(odd)["hauberk.admitted_by"] == "*"
     assert forbidden.status.code == Status.STATUS_CODE_UNSET, "the server is not at fault"
     assert (odd.status.code, odd.status.message) == (Status.STATUS_CODE_ERROR, "ODD")
     assert b"canary" not in odd.SerializeToString()
