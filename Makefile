@@ -29,7 +29,7 @@ up: $(READY) ## run the whole mesh on this machine until Ctrl-C (ARGS=--once: dr
 .PHONY: test
 test: $(READY) ## run every test (ARGS='-k rotation' chooses); installs grpcurl first where there is Go
 	@scripts/install-grpcurl.sh --optional
-	@exec $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: soak
 soak: $(READY) ## the long versions of the tests of faults, one after the other; about 21 minutes

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.postgresql import postgresql
 from tests.turns import Turns
@@ -61,23 +63,35 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[TURNS] = Turns(Path(config.option.basetemp).parent)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+class ByFile(LoadScopeScheduling):
     """A worker for each file, and one for all tests of faults: they load the machine one after the other.
 
-    Those take longest, and so begin. Tests that are alone come last, when little is left to wait for them.
+    Not `--dist loadgroup`: the names of pytest 9.2 no longer carry what xdist 3.8 writes into them.
     """
-    if TURNS not in config.stash:
-        return
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    places = {"faults": 0, "alone": 2}
-    items.sort(key=lambda item: places.get(_group(item), 1))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/faults" if file.startswith("tests/faults/") else file
 
 
-def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("alone"):
-        return "alone"
-    return "faults" if item.path.parent.name == "faults" else str(item.path)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile | None:
+    """Ours for `--dist loadfile`, which `make test` asks for."""
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults come first, as they take longest; what is alone comes last in its file, or among the faults."""
+    files = list(dict.fromkeys(item.path for item in items))
+
+    def place(item: pytest.Item) -> tuple[bool, int, bool]:
+        faults = item.path.parent.name == "faults"
+        return not faults, 0 if faults else files.index(item.path), is_alone(item)
+
+    items.sort(key=place)
+
+
+def is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -88,11 +102,11 @@ def pytest_runtest_protocol(
     turns = item.config.stash.get(TURNS, None)
     if turns is None:
         return (yield)
-    turns.enter(alone=_group(item) == "alone")
+    turns.enter(alone=is_alone(item))
     try:
         return (yield)
     finally:
-        turns.leave(stays=nextitem is not None and _group(nextitem) == "alone")
+        turns.leave(stays=nextitem is not None and is_alone(nextitem))
 
 
 @pytest.fixture(autouse=True)

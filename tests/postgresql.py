@@ -12,6 +12,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import URL, create_engine, make_url
 
+from hauberk.services import postgresql as limits
+
 
 class Postgresql:
     """One server, which a test may take away and bring back."""
@@ -89,6 +91,17 @@ def new_database(server_url: str) -> str:
     name = f"test_{uuid4().hex}"
     _execute(server_url, f"CREATE DATABASE {name}")
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transactions of this process lie, and its statements and answers take, 10 s until the test's end.
+
+    Beside other tests a process that is shop, callers and test at once stands still for longer than the half
+    second that a process of the mesh has; what those limits do is told by tests that are alone.
+    """
+    for name in ("IDLE_S", "LOCK_WAIT_S", "STATEMENT_S"):
+        monkeypatch.setattr(limits, name, 10.0)
+    monkeypatch.setattr(limits.Connection, "answer_s", 12.0)
 
 
 def allow_connections(database: URL, allowed: bool) -> None:

@@ -9,15 +9,18 @@ import pytest
 from sqlalchemy import Engine
 
 from hauberk.services.database import open_database, upgrade
-from tests.postgresql import new_database
+from tests.postgresql import new_database, patient
 from tests.shop.stage import NewShop, OpenEngine, Shop
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+def new_url(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], str]:
     """Makes fresh databases on one of the engines."""
     if request.param == "sqlite":
         return lambda: f"sqlite:///{tmp_path}/{uuid4().hex}.db"
+    patient(monkeypatch)
     server = request.getfixturevalue("postgresql_server")
     return lambda: new_database(server)
 
