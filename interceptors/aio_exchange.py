@@ -14,6 +14,7 @@ so, and no server is made.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, NoReturn
@@ -30,6 +31,10 @@ Loop = asyncio.AbstractEventLoop
 
 CUT_OFF_S = 0.005
 """How long after the last request core may take to say that there would have been more."""
+UNDER_WAY_S = 0.005
+"""What brings a stream of requests is refused no sooner than this after it has come: grpc.aio's client
+makes INTERNAL of a status that arrives before its first request has left.
+"""
 
 _NO_FLAGS = 0
 _PARTS = (
@@ -78,6 +83,7 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
         "_read",
         "_state",
         "_uncompressed",
+        "_under_way_at",
         "_watched",
         "_write",
         "_writing",
@@ -102,6 +108,8 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
         self._writing: Batch | None = None
         """The last write, which may go on though nobody waits for it any more."""
         self._metadata_sent = False
+        self._under_way_at = 0.0
+        """Monotonic seconds; only from then on may it be refused."""
         self._watched = False
         self.finished = False
         """Whether the call has its status."""
@@ -184,6 +192,10 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
 
     # What the edge calls.
 
+    def is_under_way(self) -> None:
+        """It brings a stream of requests, and has just arrived."""
+        self._under_way_at = time.monotonic() + UNDER_WAY_S
+
     def watch(self) -> None:
         """Cancel the task that runs this when the caller leaves, unless the call has its status by then."""
         if self._watched or self.finished:
@@ -236,7 +248,10 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
         self.finished = True
         if self._writing is not None:
             await self.settle()
-        status = _SendStatus(self.trailing_metadata(), _number(self.code()), self.details(), _NO_FLAGS)
+        number = _number(self.code())
+        if number and self._under_way_at:
+            await asyncio.sleep(self._under_way_at - time.monotonic())
+        status = _SendStatus(self.trailing_metadata(), number, self.details(), _NO_FLAGS)
         operations: tuple[Any, ...] = (status,) if self._watched else (status, _ReceiveClose(_NO_FLAGS))
         if reply is not None:
             operations = (_SendMessage(reply, self._flags()), *operations)

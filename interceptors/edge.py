@@ -97,6 +97,7 @@ class Edge:
 
     __slots__ = (
         "_door",
+        "_may_stream",
         "_path",
         "_pipeline",
         "_replies_once",
@@ -122,12 +123,16 @@ class Edge:
         self._pipeline = pipeline
         self._servant = servant
         self._turns = turns
+        # Not known of what is no method of ours.
+        self._may_stream = pipeline.policy.request_streaming or not pipeline.policy.method
         self._takes_one = not pipeline.policy.request_streaming
         self._replies_once = not pipeline.policy.response_streaming
 
     def begin(self, state: Any, loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
         """Serve the call that core calls `state`, in a task of its own."""
         exchange = AioExchange(state, self._servant.read_message, self._servant.write_message, loop)
+        if self._may_stream:
+            exchange.is_under_way()
         exchange.task = task = loop.create_task(self._serve(exchange))
         return task
 

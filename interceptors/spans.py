@@ -3,9 +3,10 @@
 Names and attributes are those of opentelemetry-instrumentation-grpc (tests/interceptors/test_spans.py runs it
 over the same calls), and the description of an error is the reason, where theirs is the status message: that
 is a method's to write. Ours besides: `hauberk.caller`, `hauberk.authorization`, the entry of `callers` it
-goes by, `hauberk.admitted_by`, why a call was refused, `hauberk.reason`, or would be, `hauberk.would_refuse`, what the caller's deadline left on
-arrival, `hauberk.budget_ms`, what was left when it was over, `hauberk.budget_left_ms`, and whose deadline
-that was, `hauberk.deadline_bound`. Needs the extra `telemetry`. Source: opentelemetry-proto, trace.proto.
+goes by, `hauberk.admitted_by`, why a call was refused, `hauberk.reason`, or would be, `hauberk.would_refuse`,
+what the caller's deadline left on arrival, `hauberk.budget_ms`, what was left when it was over,
+`hauberk.budget_left_ms`, and whose deadline that was, `hauberk.deadline_bound`. Needs the extra `telemetry`.
+Source: opentelemetry-proto, trace.proto.
 """
 
 import threading

@@ -129,6 +129,7 @@ ROWS: tuple[Row, ...] = (
         refused=Sent(metadata=lambda scene: bearer(scene.forge.token(jti="t-2"))),
         allowed=Sent(caller="orders", metadata=good_token),
         others=1,
+        retry=True,
     ),
     claims("check_roles", "ROLE_MISSING", TokenRule(roles=("clerk",), bound=False), roles=["clerk"]),
     claims("check_scopes", "SCOPE_MISSING", TokenRule(scopes=("read",), bound=False), scope="read"),

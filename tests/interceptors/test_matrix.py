@@ -53,6 +53,9 @@ NO_CHECKS = {
     "origin",
     "priority",
     "anonymous",
+    "shadow",
+    "tried",
+    "overridden",
 }
 """Fields of a policy that let nobody in or out by themselves."""
 
