@@ -9,10 +9,7 @@ concurrency-limits, Gradient2Limit. It differs in what latency is held against:
   learned only while nothing is limited, or overload would become the usual (theirs drifts so);
   or where half the places do as much less work: then nobody was in anybody's way, and all of it is undone;
   or where the limit is at its least, for what so few calls take they do not take from each other;
-  and nothing is slow that is less than 25 ms slower than usual: nobody feels that;
-  and while nothing is limited, calls are counted too: what those in flight will take is told by how many they
-    are and how fast others are answered (Little's law) before any of them was slow. Otherwise the first who
-    come to an overloaded server wait for each other three times as long.
+  and nothing is slow that is less than 25 ms slower than usual: nobody feels that.
 
 It is the mean that is compared, of so many calls that one slow among them changes little.
 """
@@ -40,20 +37,11 @@ _OUTLIER = 4
 calls that are overdue is a quarter of what goes out, at the most: a queue in a method shrinks all the same.
 """
 
-_LAG = 0.75
-"""Of what is tolerable, so half as long again as usual: by then a server that can do it answers as fast as
-calls have begun to come.
-"""
-_AHEAD = 1.5
-"""Times what is tolerable, or what calls take now: those in flight will take longer, as others leave."""
-
 _USELESS = 0.65
 """Of the work done before, by half the places or fewer."""
 _RATE_S = 1.0
 """What the work done before is the mean of."""
 
-_FEW = 2 * LEAST
-"""Calls in flight that take little from each other: those of the highest priority have twice the limit."""
 _USUAL_FALLS_S = 5.0
 _USUAL_RISES_S = 60.0
 _USUAL_RISES_AT_LEAST_S = 1.0
@@ -62,7 +50,7 @@ _USUAL_RISES_AT_LEAST_S = 1.0
 class Usual:
     """What the calls of one method take when they wait for nothing."""
 
-    __slots__ = ("calls", "overdue_s", "running", "seconds", "tolerable_s", "took_s")
+    __slots__ = ("calls", "overdue_s", "seconds", "tolerable_s", "took_s")
 
     def __init__(self) -> None:
         self.seconds = math.nan
@@ -70,8 +58,6 @@ class Usual:
         self.tolerable_s = math.inf
         self.overdue_s = UNKNOWN_S
         """What no load explains: a call that takes longer waits for something else."""
-        self.running = 0
-        """Calls in flight now, for whoever begins and ends them to keep."""
         self.calls = 0
         self.took_s = 0.0
         """All of them together, since the last look."""
@@ -97,13 +83,11 @@ class Limit:
         "_began",
         "_calls",
         "_exact",
-        "_in_flight",
-        "_least_s",
         "_most",
         "_peak",
         "_rate",
         "_seen",
-        "_strained",
+        "_slow",
         "_tolerable",
         "_took",
         "_tried",
@@ -120,12 +104,11 @@ class Limit:
         self._most = most
         self._exact = float(most)
         self._rate = 0.0
-        self._strained = self._useless = False
+        self._slow = self._useless = False
         self._tried: tuple[float, float] | None = None
         """Places and calls a second before the limit was lowered, if it was."""
         self._seen: list[Usual] = []
-        self._began, self._in_flight = now, 0
-        self._least_s = WINDOW_S
+        self._began = now
         self._calls = self._peak = 0
         self._took = self._tolerable = 0.0
 
@@ -146,16 +129,15 @@ class Limit:
         if in_flight > self._peak:
             self._peak = in_flight
         passed_s = now - self._began
-        if self._calls < WINDOW_CALLS or passed_s < self._least_s:
+        if self._calls < WINDOW_CALLS or passed_s < WINDOW_S:
             return
         if not self._tried or passed_s >= self._took / self._calls:
-            self._look(passed_s, in_flight - 1)
-            self._begin(now, in_flight - 1)
+            self._look(passed_s)
+            self._begin(now)
 
-    def _look(self, passed_s: float, in_flight: int) -> None:
+    def _look(self, passed_s: float) -> None:
         rate = self._calls / passed_s
         slow = self._took > self._tolerable
-        filling = self._tried is None and self._fills(in_flight, passed_s)
         if self._tried is None:
             self._rate += (rate - self._rate) * min(1.0, passed_s / _RATE_S)
         elif slow and self.full and self._exact <= self._tried[0] / 2:
@@ -170,34 +152,18 @@ class Limit:
             self._tried = self._exact, rate
         self._useless = False
         self._learn(_USUAL_RISES_S if self.lifted else math.inf, passed_s)
-        if (slow or filling) and (self._tried or self._strained):  # once may be chance
+        if slow and (self._tried or self._slow):  # once may be chance
             places = min(self._exact, self._peak)
-            lower = places * max(_LOWEST_GRADIENT, min(1.0, self._tolerable / self._took))
-            if filling:
-                lower = min(lower, in_flight - self._answering() + self._tolerable / passed_s)
             if self._tried is None:
                 self._tried = places, max(rate, self._rate)
-            self._set(max(float(LEAST), lower))
+            gradient = max(_LOWEST_GRADIENT, self._tolerable / self._took)
+            self._set(max(float(LEAST), places * gradient))
         elif not slow:
             self._set(self._exact * 1.05 + 1 if self.full else self._exact * 1.2)
-        self._strained = slow or filling
-        self._least_s = max(WINDOW_S, _LAG * self._tolerable / self._calls) if filling else WINDOW_S
-
-    def _fills(self, in_flight: int, passed_s: float) -> bool:
-        """Whether over twice as many calls come as are answered, so that those in flight will be slow."""
-        answering = self._answering()
-        return (
-            answering > _FEW
-            and in_flight - self._in_flight > self._calls
-            and answering > _AHEAD * max(self._took, self._tolerable) / passed_s
-        )
-
-    def _answering(self) -> int:
-        """Calls in flight of the methods that have answered any: those that are meant to last say nothing."""
-        return sum(usual.running for usual in self._seen)
+        self._slow = slow
 
     def _learn(self, rises_s: float, passed_s: float) -> None:
-        if self.places <= LEAST and self._peak <= _FEW:
+        if self.places <= LEAST:
             rises_s = _USUAL_RISES_AT_LEAST_S
         for usual in self._seen:
             usual.learn(rises_s, passed_s)
@@ -215,8 +181,8 @@ class Limit:
         if self.lifted:
             self._tried = None
 
-    def _begin(self, now: float, in_flight: int) -> None:
-        self._began, self._in_flight = now, in_flight
+    def _begin(self, now: float) -> None:
+        self._began = now
         self._calls = self._peak = 0
         self._took = self._tolerable = 0.0
         self._seen = []

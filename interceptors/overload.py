@@ -247,7 +247,6 @@ class Turns:
         """The method of a call has ended, by `error` or well."""
         overload, usual = self._overload, self._usual
         overload.running -= self._counts
-        usual.running -= self._counts
         now = overload.clock()
         took_s = now - turn.began
         if self._counts and (error is None or took_s > usual.seconds):  # a quick failure says nothing
@@ -257,7 +256,6 @@ class Turns:
     def _begun(self) -> _Served:
         overload = self._overload
         overload.running += self._counts
-        self._usual.running += self._counts
         turn = _Served(overload.clock(), self._usual.overdue_s if self._counts else STREAM_S)
         overload.served.add(turn)
         return turn
