@@ -48,6 +48,9 @@ LINGER, FAIL, REFUSE = "linger", "fail", "refuse"
 """Names in a message that the method does as it is told by."""
 SECRET = "hunter2"
 
+OPTIONS = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 20)]
+"""Above the guard's own limit: between its two, core refuses at random."""
+
 Around = Callable[["Scene"], AbstractAsyncContextManager[None]]
 """What is wrong while the call is made that is to be refused."""
 
@@ -141,7 +144,7 @@ class Scene:
         handlers = {"Ask": asked, "Open": asked, "Left": method(_left, self.shape)}
         self.stage.guard = self.stage.new_guard(clock=self.clock, audit=self.audit, **more)
         self.stage.guard.add(SERVICE, handlers, policies)
-        await self.stage.start(self.stage.guard, credentials=credentials)
+        await self.stage.start(self.stage.guard, credentials=credentials, options=OPTIONS)
 
     async def send(self, sent: Sent) -> Outcome:
         """Make this call; what its caller is told."""
