@@ -32,7 +32,7 @@ test: $(READY) ## run every test (ARGS='-k rotation' chooses); installs grpcurl 
 	@exec $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: soak
-soak: $(READY) ## the long versions of the tests of faults, one after the other; about 21 minutes
+soak: $(READY) ## the long versions of the tests of faults, one after the other; under 20 minutes
 	@exec $(BIN)/pytest -m soak --soak $(ARGS)
 
 .PHONY: check

@@ -110,7 +110,7 @@ async def test_shops_on_postgresql_come_back_from_a_backup_taken_under_load(
 async def _lost_and_restored(
     folder: Path, soaking: bool, books: Callable[[], Books], lose: Callable[[], None]
 ) -> None:
-    seconds = 12.0 if soaking else 2.0
+    seconds = 6.0 if soaking else 2.0
     saved = folder.parent / f"{folder.name}.hauberk"
     async with _up(folder):
         assert running.hauberk(folder, "revoke", "former").returncode == 0

@@ -38,7 +38,7 @@ async def test_calls_that_may_be_repeated_do_not_fail_and_the_others_are_unavail
             await catalog.ImportProducts(requests, timeout=CALL_S)
 
         await once()
-        for _ in range(4 if soaking else 1):
+        for _ in range(2 if soaking else 1):
             codes = {"repeatable": Counter[str](), "once": Counter[str]()}
             ended = asyncio.Event()
             async with asyncio.TaskGroup() as callers:

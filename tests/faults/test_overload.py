@@ -26,7 +26,7 @@ SLOWER = 8.0
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="server and load need a core each: run on two")
 def test_overloaded_server_keeps_its_goodput_for_whom_it_matters_most(tmp_path: Path, soaking: bool) -> None:
     call_s = 0.02 if soaking else 0.04  # other tests run beside the short version
-    unloaded, overloaded, server = _run(tmp_path, call_s, *((10.0, 30.0) if soaking else (1.5, 6.0)))
+    unloaded, overloaded, server = _run(tmp_path, call_s, *((5.0, 30.0) if soaking else (1.5, 6.0)))
     capacity = eight_slots.SLOTS / call_s * overloaded["seconds"]
     print(unloaded, overloaded, server)
     offered = {name: sum(ended.values()) for name, ended in overloaded["ended"].items()}

@@ -130,7 +130,7 @@ async def test_a_killed_replica_costs_no_read(tmp_path: Path, soaking: bool) -> 
     async with shop(tmp_path, twins()) as trade:
         for service in SERVICES if soaking else ("orders",):
             replica = f"{service}-1"
-            await trade.lose(replica, "killed", trade.mesh.kill(replica), for_s=5 if soaking else 3)
+            await trade.lose(replica, "killed", trade.mesh.kill(replica), for_s=3)
             await trade.returns(replica, trade.mesh.start(replica))
 
 
@@ -153,7 +153,7 @@ async def test_a_replica_frozen_within_a_write_costs_no_read_and_finds_its_way_b
             replica, twin = f"{service}-1", f"{service}-2"
             await doom(trade.mesh, replica)
             freezing = frozen_at(trade.mesh, replica)
-            await trade.lose(replica, "frozen within a write", freezing, for_s=10 if soaking else 6)
+            await trade.lose(replica, "frozen within a write", freezing, for_s=6)
             await trade.returns(replica, thaw(trade.mesh, replica))
             assert trade.mesh.said(twin, "does not answer") == [], "it got the locks it waited for"
             for wrong in ("Traceback", '"grpc.status":"INTERNAL"'):
@@ -171,7 +171,7 @@ async def test_a_replica_that_is_cut_off_costs_no_read_and_finds_its_way_back(
         cut = {f"{service}-1": cable for service, cable in zip(services, laid, strict=True)}
         async with shop(tmp_path, twins(host=laid[0].host), cut) as trade:
             for replica, cable in cut.items():
-                await trade.lose(replica, "cut off", asyncio.to_thread(cable.cut), for_s=10 if soaking else 6)
+                await trade.lose(replica, "cut off", asyncio.to_thread(cable.cut), for_s=6)
                 await trade.returns(replica, asyncio.to_thread(cable.mend))
 
 

@@ -60,7 +60,7 @@ async def hauberk(folder: Path, *arguments: str) -> tuple[int, str]:
 @pytest.mark.soak
 @pytest.mark.timeout(150)
 async def test_a_revoked_caller_is_refused_everywhere_within_a_second(tmp_path: Path, soaking: bool) -> None:
-    before_s, after_s = (15.0, 15.0) if soaking else (2.0, 4.0)
+    before_s, after_s = (5.0, 10.0) if soaking else (2.0, 4.0)
     async with fleet(tmp_path, shop(replicas=2)) as mesh, AsyncExitStack() as stack:
         gateway = await mesh.member("gateway", ends=True)
         await Load(gateway.channel, asyncio.Event(), rate=20).run(1)
