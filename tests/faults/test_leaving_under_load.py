@@ -25,7 +25,7 @@ async def test_no_call_that_comes_as_the_server_stops_waits_for_its_deadline(
     """Core itself neither hands on nor refuses one of them, in one round of fifty."""
     town = Town(tmp_path)
     async with _callers(town, tmp_path) as callers:
-        longest = [await _round(town, callers) for _ in range(400 if soaking else 20)]
+        longest = [await _round(town, callers) for _ in range(200 if soaking else 20)]
     await town.close()
     lost = sum(took >= CALL_S for took in longest)
     print(f"{lost} of {len(longest)} rounds, longest {max(longest):.2f} s")
