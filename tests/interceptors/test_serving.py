@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -75,6 +76,39 @@ async def test_stop_without_grace_cancels_what_runs(stage: Stage, shape: Shape) 
     await asyncio.wait_for(cancelled.wait(), 5)
     assert await made.code() is grpc.StatusCode.UNAVAILABLE
     assert await asyncio.wait_for(stage.server.wait_for_termination(), 5) is False
+
+
+async def test_a_method_that_goes_on_after_the_end_of_its_server_reaches_nobody(stage: Stage) -> None:
+    """It has swallowed its cancellation, and the call that it holds is core's."""
+    begun = asyncio.Event()
+    ended: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+
+    async def stubborn(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await stopped.wait()
+        raised = []
+        for attempt in (context.write(b"late"), context.read(), context.abort(grpc.StatusCode.ABORTED)):
+            try:
+                async with asyncio.timeout(1):
+                    await attempt
+            except Exception as error:
+                raised.append(type(error).__name__)
+        ended.set_result(raised)
+        yield b""
+
+    stopped = asyncio.Event()
+    streams = Shape.UNARY_STREAM
+    await stage.serve({"Echo": (streams, stubborn, policy("Echo", streams, "*"))})
+    made = begin(stage.channel(), streams)
+    await begun.wait()
+    await stage.server.stop(None)
+    stopped.set()
+    async with asyncio.timeout(5):
+        assert await ended == ["ExecuteBatchError", "AbortError"]  # to read finds the end of the requests
+    assert await made.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_stop_before_the_first_call_ends(stage: Stage) -> None:
