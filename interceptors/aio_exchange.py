@@ -209,6 +209,10 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
         """Do so if the method waits for something."""
         self._loop_of_call.call_soon(self.watch)
 
+    def has_left(self) -> None:
+        """Its caller has: nobody is to hear anything any more."""
+        self.left = self.finished = True
+
     async def may_have_left(self) -> None:
         """Give core the time to say that the caller has left."""
         self.watch()

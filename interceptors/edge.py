@@ -154,10 +154,14 @@ class Edge:
             if isinstance(error, KeyboardInterrupt | GeneratorExit):  # the end of the process, or of its loop
                 raise
             if isinstance(error, asyncio.CancelledError) and exchange.task.cancelling():
-                exchange.left = True  # and nobody waits for a status
-                raise
-            reason = _refusal(error, call, exchange)
-            await exchange.settle()
+                exchange.has_left()  # and nobody waits for a status
+            else:
+                reason = _refusal(error, call, exchange)
+                call.ended = None  # whose frames hold the call
+                try:
+                    await exchange.settle()
+                except asyncio.CancelledError:
+                    exchange.has_left()
         finally:
             # Before the caller hears, whose next call may follow at once.
             self._door.in_flight.leave(call)
@@ -210,14 +214,20 @@ class Edge:
             raised = isinstance(error, GeneratorExit) and self._standing.is_running(call)
             why = self._standing.leave(call)
             if why is not None and isinstance(error, Exception | asyncio.CancelledError):
-                raise why from error
+                try:
+                    raise why from error
+                finally:
+                    del why  # or it and this frame would hold one another, and the call
             if raised:  # by the method: nobody has closed us
                 raise RuntimeError("method raised GeneratorExit") from error
             raise
         if turns is not None and turn is not None:
             turns.end(turn, None)
         if why := self._standing.leave(call):  # the method swallowed the cancellation
-            raise why
+            try:
+                raise why
+            finally:
+                del why
         return reply
 
     async def _first(self, exchange: AioExchange) -> Any:

@@ -13,6 +13,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from grpc.aio import AioRpcError
 
 from hauberk.interceptors.call import Call
+from hauberk.interceptors.demands import DeadlineRule
 from hauberk.interceptors.serving import KEPT_S, guarded_server
 from tests.interceptors.raw_http2 import Ended, Raw, RawConnection, Trailers, message
 from tests.interceptors.stage import Shape, Stage, begin, call, echo, path, policy
@@ -201,8 +202,52 @@ async def test_a_call_leaves_nothing_for_the_garbage_collector(
         gc.enable()
 
 
+async def test_a_call_that_was_cut_short_leaves_nothing_for_the_garbage_collector(
+    stage: Stage, shape: Shape
+) -> None:
+    """Core holds its stream for as long as it is somewhere, and a connection has a hundred of them."""
+    begun = asyncio.Event()
+
+    async def one(request: Any, context: Any) -> bytes:
+        begun.set()
+        await asyncio.Event().wait()  # a timer, though cancelled, would keep the context it was made in
+        return b""
+
+    async def many(request: Any, context: Any) -> AsyncIterator[bytes]:
+        yield await one(request, context)
+
+    behaviour = many if shape.replies_stream else one
+    rule = DeadlineRule(max_s=0.05)
+    await stage.serve(
+        {
+            "Echo": (shape, behaviour, policy("Echo", shape, "*")),
+            "Short": (shape, behaviour, policy("Short", shape, "*", deadline=rule)),
+        }
+    )
+    channel = stage.channel()
+    gc.collect()
+    of_other_tests = _what_calls_left()
+    gc.disable()
+    try:
+        for _ in range(3):
+            begun.clear()
+            made = begin(channel, shape)
+            await begun.wait()
+            made.cancel()
+            with pytest.raises(AioRpcError) as caught:
+                await call(channel, shape, "Short")
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            del caught, made
+        await stage.records(6)
+        await asyncio.sleep(0.1)
+        assert [
+            left for left in _what_calls_left() if all(left is not other for other in of_other_tests)
+        ] == []
+    finally:
+        gc.enable()
+
+
 def _what_calls_left() -> list[object]:
-    """Calls, and headers as core hands them to a server, that are still somewhere."""
-    return [
-        found for found in gc.get_objects() if isinstance(found, Call) or type(found).__name__ == "_Metadatum"
-    ]
+    """Calls, their contexts, and headers as core hands them to a server, that are still somewhere."""
+    names = ("_Metadatum", "AioExchange")
+    return [found for found in gc.get_objects() if isinstance(found, Call) or type(found).__name__ in names]
