@@ -51,7 +51,7 @@ async def until_nearly_due(mesh: Fleet, lifetime_s: int) -> None:
 @pytest.mark.timeout(240)
 async def test_postgresql_gone_is_typed_quick_loses_nothing_and_heals(tmp_path: Path, soaking: bool) -> None:
     """Twice: its processes end, and start again; they hang, and go on."""
-    gone_s, lifetime_s = (20.0, 60) if soaking else (6.0, 24)
+    gone_s, lifetime_s = (20.0, 90) if soaking else (6.0, 24)
     with postgresql_process() as server:
         toml, urls = on_postgresql(server, svid_lifetime_s=lifetime_s)
         async with fleet(tmp_path, toml) as mesh:

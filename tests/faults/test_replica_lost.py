@@ -153,7 +153,7 @@ async def test_a_replica_frozen_within_a_write_costs_no_read_and_finds_its_way_b
             replica, twin = f"{service}-1", f"{service}-2"
             await doom(trade.mesh, replica)
             freezing = frozen_at(trade.mesh, replica)
-            await trade.lose(replica, "frozen within a write", freezing, for_s=6)
+            await trade.lose(replica, "frozen within a write", freezing, for_s=10 if soaking else 6)
             await trade.returns(replica, thaw(trade.mesh, replica))
             assert trade.mesh.said(twin, "does not answer") == [], "it got the locks it waited for"
             for wrong in ("Traceback", '"grpc.status":"INTERNAL"'):
