@@ -261,7 +261,6 @@ class AioExchange(cygrpc._ServicerContext):  # type: ignore[misc]  # cygrpc is c
             operations = (_SendMessage(reply, self._flags()), *operations)
         if not self._metadata_sent:
             operations = (self._initial_metadata(), *operations)
-            self._metadata_sent = True
         try:
             await _execute(self._state, operations, self._loop_of_call)
         except cygrpc.ExecuteBatchError:

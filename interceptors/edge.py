@@ -16,14 +16,13 @@ import grpc
 from hauberk.interceptors.aio_exchange import AioExchange
 from hauberk.interceptors.call import Call, enter_call
 from hauberk.interceptors.deadline import Deadline
-from hauberk.interceptors.ending import last_word, refusal_of, told_of
+from hauberk.interceptors.ending import last_word, refusal_of, told_of, unsendable
 from hauberk.interceptors.errors import (
     Draining,
     IdentityUnfit,
     MemoryShort,
     MessageMissing,
     Refused,
-    status_of,
 )
 from hauberk.interceptors.in_flight import InFlight
 from hauberk.interceptors.overload import Turns
@@ -147,7 +146,8 @@ class Edge:
         reply, reason, sent = b"", None, _nothing
         try:
             reply = await self._run(call, exchange)
-            await exchange.settle()
+            if not self._replies_once:
+                await exchange.settle()
             call.sent += len(reply)
             sent = self._door.in_flight.send(call, len(reply))
         except BaseException as error:
@@ -171,9 +171,7 @@ class Edge:
             if not exchange.finished:  # by the method
                 await exchange.finish(reply if self._replies_once and not has_failed(exchange) else None)
         except Exception as error:  # of an end that cannot be sent: the caller would wait for ever
-            trace_id = call.trace.trace_id
-            _log.error("%s cannot end as it wished, trace %s", call.method, trace_id, exc_info=error)
-            status = status_of(error, trace_id)
+            status = unsendable(error, call)
             exchange.ends(status.code, status.message, status.trailers)
             await exchange.finish()
         finally:

@@ -6,7 +6,14 @@ from typing import Any
 
 from hauberk.interceptors.call import Call
 from hauberk.interceptors.deadline import MARGIN_S
-from hauberk.interceptors.errors import DETAILS_KEY, DeadlinePassed, Refused, is_deadline_exceeded, status_of
+from hauberk.interceptors.errors import (
+    DETAILS_KEY,
+    DeadlinePassed,
+    Refused,
+    Status,
+    is_deadline_exceeded,
+    status_of,
+)
 from hauberk.interceptors.failures import told
 from hauberk.interceptors.hops import accounted, hops_behind
 from hauberk.interceptors.metadata import sendable
@@ -33,6 +40,13 @@ def refusal_of(error: BaseException, call: Call) -> BaseException:
 def told_of(error: BaseException, call: Call) -> str:
     """For our log: without what the caller brought to prove itself."""
     return told(error, secrets_in(call.metadata))
+
+
+def unsendable(error: BaseException, call: Call) -> Status:
+    """The status in place of one that a method made so that core cannot send it."""
+    trace_id = call.trace.trace_id
+    _log.error("%s cannot end as it wished, trace %s", call.method, trace_id, exc_info=error)
+    return status_of(error, trace_id)
 
 
 def last_word(refusal: BaseException, call: Call, context: Any) -> tuple[Any, Any, tuple[Any, ...]]:

@@ -49,8 +49,10 @@ def check_metadata(call: Call) -> None:
     if size > MAX_BYTES:
         raise MetadataTooLarge(f"metadata of {size} bytes, {MAX_BYTES} are accepted")
     text = "".join([value for _, value in call.metadata if not isinstance(value, bytes)])
-    if not (text.isascii() and text.isprintable()):
-        key = next(key for key, value in call.metadata if not _is_printable(value))
+    if not _is_printable(text):
+        key = next(
+            key for key, value in call.metadata if not isinstance(value, bytes) and not _is_printable(value)
+        )
         raise MetadataRefused(f"metadata value is not printable: {key!r:.99}", metadata={"key": key})
     traceparents: Metadata = ()
     for key, value in call.metadata:
@@ -75,10 +77,6 @@ def check_metadata(call: Call) -> None:
     call.trace.keep(traceparents)
 
 
-def _is_printable(value: str | bytes) -> bool:
-    return isinstance(value, bytes) or (value.isascii() and value.isprintable())
-
-
 def sendable(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
     """What of a method's metadata can be sent. Core raises over the rest, and would tell the caller why."""
     try:
@@ -88,12 +86,16 @@ def sendable(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
     return tuple(
         (key, value)
         for key, value in pairs
-        if (isinstance(value, bytes) if key.endswith("-bin") else _is_text(value))
+        if (
+            isinstance(value, bytes)
+            if key.endswith("-bin")
+            else isinstance(value, str) and _is_printable(value)
+        )
     )
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value.isascii() and (value.isprintable() or not value)
+def _is_printable(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _shorten(call: Call, value: str | bytes) -> None:

@@ -19,8 +19,8 @@ from hauberk.interceptors.alarms import Alarms
 from hauberk.interceptors.call import Call, within_call
 from hauberk.interceptors.deadline import Deadline
 from hauberk.interceptors.edge import Door
-from hauberk.interceptors.ending import last_word, refusal_of, told_of
-from hauberk.interceptors.errors import MessageMissing, Overloaded, Refused, status_of
+from hauberk.interceptors.ending import last_word, refusal_of, told_of, unsendable
+from hauberk.interceptors.errors import MessageMissing, Overloaded, Refused
 from hauberk.interceptors.exchange import Aborted, Exchange
 from hauberk.interceptors.overload import PUSHBACK_S
 from hauberk.interceptors.pipeline import Pipeline
@@ -247,10 +247,7 @@ class Served(Call):
                 exchange.finish(code, details, trailers, reply)
                 self._outcome = _name(code)
             except Exception as error:  # of an end that cannot be sent: the caller would wait for ever
-                _log.error(
-                    "%s cannot end as it wished, trace %s", self.method, self.trace.trace_id, exc_info=error
-                )
-                status = status_of(error, self.trace.trace_id)
+                status = unsendable(error, self)
                 exchange.finish(status.code, status.message, status.trailers, None)
                 self._outcome, reason = _name(status.code), "INTERNAL"
         self._settle(reason)
